@@ -1,0 +1,1 @@
+"""The commands: flags to one library call to a rendered result."""

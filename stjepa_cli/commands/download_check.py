@@ -1,0 +1,45 @@
+"""`stjepa download-check`: is everything there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stjepa_cli import config, console
+from stjepa_cli.commands import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("download-check", help="Say what is there, what is missing and how to get it; downloads nothing.\n\n" + _EXAMPLE)(
+        download_check
+    )
+
+
+_EXAMPLE = "Example: stjepa download-check --ssv2 /data/ssv2 --deep"
+
+
+def download_check(
+    ssv2: options.SSv2Root = None,
+    ucf101: options.UCF101Root = None,
+    cache: options.Cache = None,
+    teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder or built-in name.")] = config.DEFAULT_TEACHER,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every video instead of a sample.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    from stjepa_cli.readiness import Readiness, check_readiness
+
+    root = config.ssv2_root(ssv2)
+    place = config.cache_path(cache, root)
+
+    def render(result: Readiness) -> None:
+        rows = [("ok" if check.ok else "NO", check.name, check.detail + (f"\n-> {check.fix}" if check.fix else "")) for check in result.checks]
+        console.show_table("What is there", ("", "check", "found, and what to do"), rows)
+
+    console.run_command(
+        lambda progress: check_readiness(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress),
+        render=render,
+        as_json=as_json,
+        succeeded=lambda result: result.ok,
+    )

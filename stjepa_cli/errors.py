@@ -1,0 +1,96 @@
+"""The errors that a user can cause, each one sentence with the next thing to type."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class StjepaError(Exception):
+    """Something that the user can put right.
+
+    Args:
+        what: what went wrong, without a full stop.
+        got: what was found, if there is something to show.
+        expected: what would have been right.
+        fix: the next step, best of all a command.
+    """
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
+        self.what, self.got, self.expected, self.fix = what, got, expected, fix
+        super().__init__(self.sentence())
+
+    def sentence(self) -> str:
+        """All of it on one line."""
+        text = self.what
+        found = [f"got {self.got}" if self.got is not None else "", f"expected {self.expected}" if self.expected is not None else ""]
+        if any(found):
+            text += ": " + ", ".join(part for part in found if part)
+        if self.fix:
+            text += f". {self.fix}"
+        return " ".join(text.split())
+
+
+class ConfigError(StjepaError):
+    """A setting that does not exist or has a wrong value."""
+
+
+class DatasetError(StjepaError):
+    """A data set is not where it was looked for, or one of its lists cannot be read."""
+
+
+class VideoError(StjepaError):
+    """One video file that cannot be used; a build records it and goes on.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, as a clause.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path, self.reason = Path(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class CacheError(StjepaError):
+    """A latent cache is missing, damaged, or belongs to something else."""
+
+
+class CheckpointError(StjepaError):
+    """A checkpoint is missing, damaged, or of another shape."""
+
+
+class TeacherError(StjepaError):
+    """A teacher cannot be loaded or does not fit what is asked of it."""
+
+
+class MaskError(StjepaError):
+    """A mask that a model cannot take."""
+
+
+class NotReady(StjepaError):
+    """Something that must be installed first: FFmpeg, an extra."""
+
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EISDIR: "the path is a folder",
+}
+
+
+@contextmanager
+def storage_errors(path: Path | str, *, fix: str = "Free some space or choose another folder, then run the same command again.") -> Iterator[None]:
+    """Turn what a file system says about `path` (full, read-only, forbidden) into one `StjepaError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        raise StjepaError(f"cannot write {path}: {_STORAGE[error.errno]}", fix=fix) from error

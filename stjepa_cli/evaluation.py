@@ -1,0 +1,241 @@
+"""Score a frozen encoder on a labelled data set: decode, encode once, run the probes, write a report.
+
+```text
+videos -> clips -> encoder (frozen) -> tokens (B, N, D) -> pooled features (R, F) -> probes -> figures
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stjepa_cli.datasets.base import Dataset, VideoItem, spread
+from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder, extract
+from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
+from stjepa_cli.files import write_atomic
+from stjepa_cli.pictures import write_confusion
+from stjepa_cli.probes.base import Features, ProbeResult, build
+from stjepa_cli.progress import SILENT, Progress
+
+__all__ = ["POOLS", "Encoder", "EvaluationResult", "Failure", "StudentEncoder", "TeacherEncoder", "evaluate", "extract", "write_report"]
+
+NUM_GUESSES = 5
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+        dataset: the data set's name.
+        split: the official split's number.
+        checkpoint: the encoder's name.
+        pool: how tokens became features.
+        classes: C names.
+        num_train: videos that the probes were fitted on.
+        ids: R names of the test videos that were scored.
+        truths: their R labels.
+        failed: videos left out of numerator and denominator.
+        probes: each protocol's result.
+        seconds: wall time of all of it.
+    """
+
+    dataset: str
+    split: int
+    checkpoint: str
+    pool: str
+    classes: tuple[str, ...]
+    num_train: int
+    ids: tuple[str, ...]
+    truths: tuple[int, ...]
+    failed: tuple[Failure, ...]
+    probes: dict[str, ProbeResult]
+    seconds: float
+
+    @property
+    def chance(self) -> float:
+        """Top-1 share of blind guessing, 1 / C."""
+        return 1 / len(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; each protocol that ran is a key of its own."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "checkpoint": self.checkpoint,
+            "videos": {"train": self.num_train, "test": len(self.ids), "failed": [asdict(failure) for failure in self.failed]},
+            **{name: result.figures for name, result in self.probes.items()},
+            "chance": self.chance,
+            "chosen": {name: result.chosen for name, result in self.probes.items() if result.chosen},
+            "pool": self.pool,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def evaluate(
+    encoder: Encoder,
+    dataset: Dataset,
+    *,
+    split: int = 1,
+    protocols: Sequence[str] = ("knn", "linear", "retrieval"),
+    limit: int | None = None,
+    pool: str = "mean",
+    batch_size: int = 8,
+    workers: int = 2,
+    device: torch.device,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> EvaluationResult:
+    """Score an encoder on an official split.
+
+    Args:
+        encoder: frozen, on `device`.
+        dataset: with numbered splits (`train1`, `test1`).
+        split: number of the split.
+        protocols: names of probes.
+        limit: at most so many train and so many test videos, spread over the classes.
+        pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D).
+        batch_size: clips that the encoder sees at once; changes no figure.
+        workers: threads that decode; likewise.
+        device: where the encoder is.
+        seed: of what the probes draw.
+        progress: listener.
+
+    Raises:
+        ConfigError: an unknown protocol, pool or split, or a size below 1.
+        DatasetError: a list is unusable, a video has no label, or train and test share a video or a source.
+        StjepaError: no video of one side could be used, or a feature is not finite.
+    """
+    started = time.perf_counter()
+    _check_settings(pool, batch_size, workers)
+    probes = {name: build(name) for name in protocols}  # a wrong name is told before hours of decoding
+    train_items, test_items = _labelled(dataset, f"train{split}"), _labelled(dataset, f"test{split}")
+    refuse_leaks(train_items, test_items)
+    take = partial(extract, encoder, pool=pool, batch_size=batch_size, workers=workers, device=device, progress=progress)
+    train, failed_train = take(spread(train_items, limit), name=f"train{split}")
+    _refuse_empty(train, failed_train, f"train{split}")
+    test, failed_test = take(spread(test_items, limit), name=f"test{split}")
+    _refuse_empty(test, failed_test, f"test{split}")
+    results = {name: probe.fit_score(train, test, len(dataset.classes), seed) for name, probe in probes.items()}
+    return EvaluationResult(
+        dataset=dataset.name,
+        split=split,
+        checkpoint=encoder.name,
+        pool=pool,
+        classes=dataset.classes,
+        num_train=len(train),
+        ids=test.ids,
+        truths=tuple(test.labels.tolist()),
+        failed=(*failed_train, *failed_test),
+        probes=results,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
+    """Refuse a split that tests on what it trains on.
+
+    Raises:
+        DatasetError: a video, or the source that videos were cut from, is on both sides; the message names one.
+    """
+    for what in ("id", "path", "group"):
+        seen = {value for item in train if (value := getattr(item, what)) is not None}
+        both = sorted(str(value) for item in test if (value := getattr(item, what)) in seen)
+        if both:
+            raise DatasetError(
+                f"train and test share {len(set(both))} of their {what}s", got=both[0], fix="Put back the official split files."
+            )
+
+
+def write_report(result: EvaluationResult, out: Path) -> tuple[Path, ...]:
+    """Write `metrics.json`, `predictions.csv` and, if a protocol scores classes, `confusion.png` into a folder.
+
+    Files of an earlier report there are replaced; its confusion matrix goes even if there is no new one.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        StjepaError: the folder cannot be written.
+    """
+    files = [out / "metrics.json", out / "predictions.csv"]
+    write_atomic(files[0], (json.dumps(result.to_json(), indent=2) + "\n").encode())
+    write_atomic(files[1], _predictions(result).encode())
+    picture = out / "confusion.png"
+    shown = next((name for name in ("linear", "knn", *result.probes) if _scores(result, name) is not None), None)
+    if shown is None:
+        with storage_errors(picture):
+            picture.unlink(missing_ok=True)
+        return tuple(files)
+    counts = confusion(result, shown)
+    right = counts.trace().item() / len(result.ids)
+    title = f"{result.dataset} split {result.split}, {shown}: {right:.1%} of {len(result.ids):,} test videos right"
+    write_confusion(picture, counts, result.classes, title=title)
+    return (*files, picture)
+
+
+def confusion(result: EvaluationResult, protocol: str) -> Tensor:
+    """int64 (C, C): test videos of class `row` whose best class by `protocol` is `column`."""
+    scores, num_classes = _scores(result, protocol), len(result.classes)
+    if scores is None:
+        raise ConfigError("no scores of classes", got=protocol)
+    best = scores.sort(dim=1, descending=True, stable=True).indices[:, 0]
+    places = torch.tensor(result.truths) * num_classes + best
+    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _scores(result: EvaluationResult, protocol: str) -> Tensor | None:
+    return result.probes[protocol].scores if protocol in result.probes else None
+
+
+def _predictions(result: EvaluationResult) -> str:
+    """CSV: video, truth, then for each protocol that scores classes its best five with their scores; empty beyond them."""
+    scored = {name: probe.scores for name, probe in result.probes.items() if probe.scores is not None}
+    columns = [f"{name}_{what}{i}" for name in scored for i in range(1, NUM_GUESSES + 1) for what in ("class", "score")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["video", "truth", *columns])
+    for row, (video, truth) in enumerate(zip(result.ids, result.truths, strict=True)):
+        guesses = [cell for scores in scored.values() for cell in _best(scores[row], result.classes)]
+        writer.writerow([video, result.classes[truth], *guesses])
+    return text.getvalue()
+
+
+def _best(scores: Tensor, classes: Sequence[str]) -> list[str]:
+    """Name and score of the best five of C classes, in turn; classes with the score 0 were no guess."""
+    best = scores.sort(descending=True, stable=True)
+    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    cells = [cell for place, score in found if score > 0 for cell in (classes[place], f"{score:.6f}")][: 2 * NUM_GUESSES]
+    return cells + [""] * (2 * NUM_GUESSES - len(cells))
+
+
+def _check_settings(pool: str, batch_size: int, workers: int) -> None:
+    if pool not in POOLS:
+        raise ConfigError("unknown pool", got=repr(pool), expected="one of " + ", ".join(POOLS))
+    if min(batch_size, workers) < 1:
+        raise ConfigError("batch size and workers must be at least 1", got=f"{batch_size} and {workers}")
+
+
+def _refuse_empty(features: Features, failed: Sequence[Failure], split: str) -> None:
+    if not len(features):
+        first = failed[0].error if failed else "an empty list"
+        raise StjepaError(f"no video of {split} can be used", got=first, fix="Type `stjepa download-check --deep`.")
+
+
+def _labelled(dataset: Dataset, split: str) -> tuple[VideoItem, ...]:
+    items = dataset.videos(split)
+    nameless = [item.id for item in items if item.label is None]
+    if nameless:
+        raise DatasetError(f"{len(nameless)} videos of {split} have no label", got=nameless[0])
+    return items

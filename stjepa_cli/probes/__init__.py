@@ -1,0 +1,1 @@
+"""How frozen features are scored: each module one probe."""

@@ -1,0 +1,181 @@
+"""The student, a hybrid space-time transformer, and the predictor that is trained beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stjepa_cli.checkpoint import CheckpointHeader, read_header, read_tensors
+from stjepa_cli.config import PredictorConfig, StudentConfig
+from stjepa_cli.errors import CheckpointError, MaskError
+from stjepa_cli.layers import (
+    FactorizedBlock,
+    JointBlock,
+    attention_flops,
+    init_weights,
+    linear_flops,
+    mlp_flops,
+    sincos_positions,
+    tubelets,
+)
+from stjepa_cli.masking import Mask, gather_tokens
+from stjepa_cli.nouns import ClipSpec, TokenGrid
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class Student(nn.Module):
+    """Turns clips into tokens: tubelet embedding, factorized blocks, joint blocks, a final norm.
+
+    Hidden tokens are dropped right after the embedding, so that what is computed for visible tokens never depends on
+    hidden pixels. Positions are computed from the lattice; there is no class token.
+
+    Args:
+        config: sizes.
+        spec: the clips it takes; S, T, tubelet and patch decide the lattice.
+        generator: draws the initial weights.
+    """
+
+    def __init__(self, config: StudentConfig, spec: ClipSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.embed = nn.Linear(spec.tubelet * spec.patch_px**2 * 3, config.dim)
+        sizes = (config.dim, config.num_heads, config.mlp_ratio)
+        self.factorized = nn.ModuleList(FactorizedBlock(*sizes) for _ in range(config.num_factorized))
+        self.joint = nn.ModuleList(JointBlock(*sizes) for _ in range(config.num_joint))
+        self.norm = nn.LayerNorm(config.dim)
+        self.register_buffer("positions", sincos_positions(spec.grid, config.dim), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        init_weights(self, generator)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The lattice of its tokens."""
+        return self.spec.grid
+
+    def forward(self, clips: Tensor, mask: Mask | None = None) -> Tensor:
+        """Encode clips.
+
+        Args:
+            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
+            mask: what it may see; all tokens if None.
+
+        Returns:
+            (B, K, D) tokens in the order of `mask.visible`, or (B, N, D).
+
+        Raises:
+            MaskError: there are factorized blocks and the mask is not made of tubes.
+        """
+        if mask is not None and self.factorized and not mask.is_tube:
+            raise MaskError(
+                "factorized blocks need a regular grid of visible tokens",
+                got="a mask that is not made of tubes",
+                fix="Use a tube mask, or a student of joint blocks only (num_factorized = 0).",
+            )
+        x = self.embed_tokens(clips, None if mask is None else mask.visible)
+        b, k, d = x.shape
+        x = x.view(b, self.grid.t, -1, d) if self.factorized else x
+        for block in self.factorized:
+            x = block(x)
+        x = x.reshape(b, k, d)
+        for block in self.joint:
+            x = block(x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def embed_tokens(self, clips: Tensor, visible: Tensor | None) -> Tensor:
+        """Clips (B, T, 3, S, S) uint8 as embedded tokens with positions, only those at `visible` (B, K) if given."""
+        pixels = (clips.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
+        patches = tubelets(pixels, self.spec)
+        if visible is None:
+            return self.embed(patches) + self.positions  # type: ignore[no-any-return]
+        return self.embed(gather_tokens(patches, visible)) + self.positions[visible]  # type: ignore[no-any-return, index]
+
+    def flops(self, num_tokens: int | None = None) -> int:
+        """Floating point operations of one forward pass of one clip with `num_tokens` visible tokens (all if None)."""
+        n, c, t = num_tokens or self.grid.num_tokens, self.config, self.grid.t
+        mlp = mlp_flops(n, c.dim, c.mlp_ratio)
+        factorized = attention_flops(n // t, t, c.dim) + attention_flops(t, n // t, c.dim) + mlp
+        joint = attention_flops(1, n, c.dim) + mlp
+        return linear_flops(n, self.embed.in_features, c.dim) + c.num_factorized * factorized + c.num_joint * joint
+
+
+class Predictor(nn.Module):
+    """Predicts the latents of hidden tokens from the student's visible ones.
+
+    Learned mask tokens, told apart by their positions, join the context; joint blocks mix them (I-JEPA, arXiv 2301.08243).
+
+    Args:
+        config: sizes.
+        grid: the lattice of the clip.
+        context_dim: D, width of the student.
+        out_dim: E, width of the latents.
+        generator: draws the initial weights.
+    """
+
+    MLP_RATIO = 4.0
+
+    def __init__(self, config: PredictorConfig, grid: TokenGrid, context_dim: int, out_dim: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.grid = config, grid
+        self.embed = nn.Linear(context_dim, config.dim)
+        self.mask_token = nn.Parameter(torch.zeros(config.dim))
+        self.blocks = nn.ModuleList(JointBlock(config.dim, config.num_heads, self.MLP_RATIO) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim)
+        self.out = nn.Linear(config.dim, out_dim)
+        self.register_buffer("positions", sincos_positions(grid, config.dim), persistent=False)
+        init_weights(self, generator)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+
+    def forward(self, context: Tensor, mask: Mask) -> Tensor:
+        """Context (B, K, D) of the tokens `mask.visible` to predictions (B, M, E) for the tokens `mask.predict`."""
+        positions: Tensor = self.positions  # type: ignore[assignment]
+        x = torch.cat([self.embed(context) + positions[mask.visible], self.mask_token + positions[mask.predict]], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(self.norm(x[:, context.shape[1] :]))  # type: ignore[no-any-return]
+
+    def flops(self, num_visible: int, num_predicted: int) -> int:
+        """Floating point operations of one forward pass of one clip."""
+        n, c = num_visible + num_predicted, self.config
+        block = attention_flops(1, n, c.dim) + mlp_flops(n, c.dim, self.MLP_RATIO)
+        ends = linear_flops(num_visible, self.embed.in_features, c.dim) + linear_flops(num_predicted, c.dim, self.out.out_features)
+        return ends + c.depth * block
+
+
+def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointHeader]:
+    """The frozen student of a checkpoint, with the header that says where it comes from.
+
+    Raises:
+        CheckpointError: missing, truncated, or its tensors are not those of the student that its header describes.
+    """
+    header = read_header(path)
+    student = Student(header.run.student, header.clip, torch.Generator())
+    load_group(student, path, "student")
+    return student.to(device).eval().requires_grad_(False), header
+
+
+def load_group(module: nn.Module, path: Path, group: str) -> None:
+    """Fill a module with a group of a checkpoint's tensors, name by name.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message names the first.
+    """
+    stored, wanted = read_tensors(path, group), module.state_dict()
+    for name in sorted(stored.keys() | wanted.keys()):
+        found, expected = stored.get(name), wanted.get(name)
+        if found is None or expected is None or found.shape != expected.shape:
+            raise CheckpointError(
+                f"{path} holds another {group} than its header describes: {group}.{name}",
+                got="none" if found is None else tuple(found.shape),
+                expected="none" if expected is None else tuple(expected.shape),
+            )
+    module.load_state_dict(stored)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Trainable numbers in a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

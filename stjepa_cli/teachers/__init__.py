@@ -1,0 +1,1 @@
+"""Frozen models that make latents: each module one teacher."""

@@ -1,0 +1,233 @@
+"""Video files to clips and back: the one place that knows torchcodec.
+
+A frame's number is its place in presentation order, counted from 0. Two clips cut by the same `ClipRef` have the same
+pixels, whoever cuts them: teacher, student and evaluator all come here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stjepa_cli.errors import NotReady, VideoError, storage_errors
+from stjepa_cli.nouns import ClipRef, ClipSpec, CropBox
+
+if TYPE_CHECKING:
+    from torchcodec.decoders import VideoDecoder
+
+INSTALL_FFMPEG = "Install FFmpeg's libraries: `apt-get install ffmpeg` (Debian, Ubuntu) or `conda install ffmpeg`."
+
+_CODEC_ERRORS = (RuntimeError, ValueError, IndexError)
+_ENCODINGS: dict[str, dict[str, object]] = {
+    ".webm": {"codec": "libvpx-vp9", "pixel_format": "yuv420p", "crf": 24, "extra_options": {"deadline": 1, "cpu-used": 8}},
+    ".avi": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": {"b": 2_000_000}},
+    ".mp4": {"codec": "libx264", "pixel_format": "yuv420p"},
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded clip.
+
+    Attributes:
+        pixels: uint8 (T, 3, S, S), RGB.
+        ref: what decodes it again.
+    """
+
+    pixels: Tensor
+    ref: ClipRef
+
+
+class Video:
+    """An open video file.
+
+    Attributes:
+        num_frames: frames that can really be decoded, counted, never taken from the header.
+        height: of a frame, in pixels, as shown.
+        width: likewise.
+
+    Raises:
+        VideoError: missing, empty, truncated, without a video stream, or a single frame.
+        NotReady: FFmpeg's libraries are missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _check_file(path)
+        self._decoder = _open(path)
+        metadata = self._decoder.metadata
+        self.num_frames = len(self._decoder)
+        _check_whole(path, metadata.num_frames_from_header, self.num_frames)
+        self.height, self.width = metadata.height or 0, metadata.width or 0
+        self._sequential = path.suffix.lower() == ".avi" and self._starts_late()
+        if self._sequential:
+            self.num_frames = self._count_frames()
+        if self.num_frames < 2:
+            raise VideoError(path, "it has a single frame, expected 2 or more")
+        if not self.height or not self.width:
+            raise VideoError(path, "its frames have no size")
+
+    def frames(self, indices: tuple[int, ...]) -> Tensor:
+        """The frames at `indices`, in that order: uint8 (T, 3, height, width)."""
+        wanted = sorted(set(indices))
+        try:
+            if self._sequential:
+                kept = {i: frame for i, frame in self._walk(wanted[-1] + 1) if i in wanted}
+                return torch.stack([kept[i] for i in indices])
+            decoded: Tensor = self._decoder.get_frames_at(wanted).data
+        except (*_CODEC_ERRORS, KeyError) as error:
+            raise VideoError(self.path, f"a frame cannot be decoded ({_first_line(error)})") from error
+        place = {index: i for i, index in enumerate(wanted)}
+        return decoded[[place[index] for index in indices]]
+
+    def _starts_late(self) -> bool:
+        """Whether the first frame shown is stamped later than the stream starts.
+
+        So it is in avi files with B-frames (XviD): their packets carry no presentation times, torchcodec numbers frames by
+        decoding times, and a jump to frame i lands one or two frames off. Reading from the start gives the right order;
+        only the last frames, which torchcodec never hands out, are lost.
+        """
+        try:
+            first: float = self._decoder.get_frame_at(0).pts_seconds
+        except _CODEC_ERRORS as error:
+            raise VideoError(self.path, f"its first frame cannot be decoded ({_first_line(error)})") from error
+        return first > (self._decoder.metadata.begin_stream_seconds or 0) + 1e-6
+
+    def _walk(self, stop: int) -> Iterator[tuple[int, Tensor]]:
+        self._decoder = _open(self.path)
+        for i in range(stop):
+            yield i, self._decoder.get_frame_at(i).data
+
+    def _count_frames(self) -> int:
+        self._decoder = _open(self.path)
+        for i in range(self.num_frames):
+            try:
+                self._decoder.get_frame_at(i)
+            except _CODEC_ERRORS:
+                return i
+        return self.num_frames
+
+
+def read_clip(path: Path, spec: ClipSpec) -> Clip:
+    """Cut the centre clip of a video.
+
+    Raises:
+        VideoError: the file cannot be used; the message names it and says why.
+    """
+    video = Video(path)
+    side = min(video.height, video.width)
+    crop = CropBox((video.height - side) // 2, (video.width - side) // 2, side, side)
+    ref = ClipRef(path, spec.frame_indices(video.num_frames), crop, spec.size_px)
+    return Clip(_resized(video.frames(ref.frame_indices), ref), ref)
+
+
+def decode(ref: ClipRef) -> Tensor:
+    """The pixels of a clip, uint8 (T, 3, S, S): always the same for the same file and reference.
+
+    Raises:
+        VideoError: the file is no longer there, or no longer what it was.
+    """
+    video = Video(ref.path)
+    if max(ref.frame_indices) >= video.num_frames:
+        raise VideoError(ref.path, f"it has {video.num_frames} frames, expected more than {max(ref.frame_indices)}")
+    if ref.crop.top + ref.crop.height > video.height or ref.crop.left + ref.crop.width > video.width:
+        raise VideoError(ref.path, f"its frames are {video.width}x{video.height} px, the clip was cut from larger ones")
+    return _resized(video.frames(ref.frame_indices), ref)
+
+
+def encode_video(path: Path, frames: Tensor, *, fps: float) -> None:
+    """Write frames uint8 (T, 3, H, W) as a file whose suffix names the format: `.webm` VP9, `.avi` MPEG-4, `.mp4` H.264."""
+    from_torchcodec = _torchcodec()
+    with storage_errors(path):
+        from_torchcodec.encoders.VideoEncoder(frames, frame_rate=fps).to_file(path, **_ENCODINGS[path.suffix])
+
+
+def ffmpeg_version() -> str:
+    """The version of torchcodec and of the FFmpeg that it found.
+
+    Raises:
+        NotReady: one of them cannot be loaded.
+    """
+    torchcodec = _torchcodec()
+    program = "with the ffmpeg program" if shutil.which("ffmpeg") else "libraries only"
+    return f"torchcodec {torchcodec.__version__} with FFmpeg {torchcodec.ffmpeg_major_version}, {program}"
+
+
+def _torchcodec():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    try:
+        import torchcodec
+        import torchcodec.decoders
+        import torchcodec.encoders
+    except ImportError as error:
+        raise NotReady("torchcodec is not installed", fix="Type `pip install 'torchcodec~=0.13.0'`.") from error
+    except (RuntimeError, OSError) as error:
+        raise NotReady("torchcodec cannot load FFmpeg's libraries", fix=INSTALL_FFMPEG) from error
+    return torchcodec
+
+
+def _open(path: Path) -> VideoDecoder:
+    decoders = _torchcodec().decoders
+    try:
+        return decoders.VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)  # type: ignore[no-any-return]
+    except _CODEC_ERRORS as error:
+        no_stream = "video stream" in str(error)
+        raise VideoError(path, "it has no video stream" if no_stream else f"not a video ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What torchcodec says, without the place in its sources that it says first."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line.split(", ", 2)[-1] if ".cpp:" in line else line
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise VideoError(path, "there is no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "the file is empty")
+
+
+def _check_whole(path: Path, num_announced: int | None, num_found: int) -> None:
+    """Refuse a file that was cut short: it opens as a shorter video and would look fine."""
+    announced, found = announced_bytes(path), path.stat().st_size
+    # an avi's header may lie about its size by little, so its frames must be too few as well
+    if announced is not None and found < announced and (num_announced is None or num_found < num_announced):
+        raise VideoError(path, f"it is cut short: {found:,} bytes, its header announces {announced:,}")
+
+
+def announced_bytes(path: Path) -> int | None:
+    """How long a webm, Matroska or avi file says that it is; None where it does not say.
+
+    ```text
+    avi   "RIFF" size:4 ...              size counts from byte 8
+    webm  EBML header, Segment id 18538067, size:1..8 as a variable-length integer, ...
+    ```
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    segment = head.find(b"\x18\x53\x80\x67")
+    if head[:4] != b"\x1a\x45\xdf\xa3" or segment < 0 or segment + 5 > len(head):
+        return None
+    start = segment + 4
+    length = 9 - head[start].bit_length()
+    value = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
+    return None if value == (1 << 7 * length) - 1 else start + length + value
+
+
+def _resized(frames: Tensor, ref: ClipRef) -> Tensor:
+    """The crop of frames (T, 3, H, W), resized with antialiasing to (T, 3, S, S); uint8 in and out."""
+    box = ref.crop
+    part = frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    if (box.height, box.width) == (ref.size_px, ref.size_px):
+        return part.contiguous()
+    size = (ref.size_px, ref.size_px)
+    return F.interpolate(part, size=size, mode="bilinear", antialias=True, align_corners=False).contiguous()

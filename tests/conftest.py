@@ -1,0 +1,50 @@
+"""What all tests share: the tiny data sets, and the one place that decides which tests run on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.media import write_tiny_ssv2, write_tiny_ucf101
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--slow`."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the two markers known."""
+    config.addinivalue_line("markers", "cuda: needs a GPU; skipped without one, failed without one if FAIL_WITHOUT_CUDA=1")
+    config.addinivalue_line("markers", "slow: takes more than some seconds; runs with --slow only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests unless they were asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests of a GPU where there is none, or fail them where one must be."""
+    if "cuda" in item.keywords and not torch.cuda.is_available():
+        if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+            pytest.fail("FAIL_WITHOUT_CUDA=1 and torch finds no CUDA device")
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def tiny_ssv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of Something-Something v2: 12 train, 4 validation, 2 test videos, 3 classes; to read, not to change."""
+    return write_tiny_ssv2(tmp_path_factory.mktemp("data") / "ssv2")
+
+
+@pytest.fixture(scope="session")
+def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of UCF-101: 3 classes x 4 groups, 9 train and 3 test videos a split; to read, not to change."""
+    return write_tiny_ucf101(tmp_path_factory.mktemp("data") / "ucf101")

@@ -1,0 +1,208 @@
+"""Makers of tiny real videos, broken ones too, and of both data sets in their official layouts.
+
+In every video frame i carries the number i as a bar code, so that a test can ask which frame it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stjepa_cli.video import encode_video
+
+NUM_FRAMES = 14
+HEIGHT, WIDTH = 48, 64
+NUM_BITS = 6
+
+MOTIONS = ("Moving [something] right", "Moving [something] left", "Pulling [something] [somewhere]")
+"""Templates of the tiny Something-Something v2; label k moves its square in direction k."""
+
+UCF_CLASSES = ("ApplyEyeMakeup", "BabyCrawling", "HandstandPushups")
+"""Classes of the tiny UCF-101. The lists write the last one's files with another case than the disk, as the real lists do."""
+
+UCF_GROUPS = (1, 2, 3, 4)
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+def moving_square(
+    *, num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH, direction: int = 0, seed: int = 0
+) -> Tensor:
+    """Frames uint8 (T, 3, height, width), at most 64: a square that moves right, left or down below a bar code of the frame's number."""
+    side = min(height, width)
+    size, left = side // 4, (width - side) // 2
+    colours = torch.randint(30, 220, (2, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    frames = torch.empty(num_frames, 3, height, width, dtype=torch.uint8)
+    frames[:] = colours[0][:, None, None]
+    frames[:, :, : (height - side) // 2 + side // NUM_BITS] = 0
+    for i in range(num_frames):
+        share = i / max(1, num_frames - 1)
+        x = left + int((share, 1 - share, 0.5)[direction] * (side - size))
+        y = (height - side) // 2 + side // NUM_BITS + int((0.5, 0.5, share)[direction] * (side - side // NUM_BITS - size))
+        frames[i, :, y : y + size, x : x + size] = 255 - colours[1][:, None, None]
+        _draw_number(frames[i], i)
+    return frames
+
+
+def _draw_number(frame: Tensor, number: int) -> None:
+    """Write `number` as bits, black and white, along the top of the centre square of a frame (3, H, W)."""
+    height, width = frame.shape[1:]
+    side = min(height, width)
+    top, left, cell = (height - side) // 2, (width - side) // 2, side // NUM_BITS
+    for bit in range(NUM_BITS):
+        frame[:, top : top + cell, left + bit * cell : left + (bit + 1) * cell] = 255 * (number >> bit & 1)
+
+
+def frame_numbers(frames: Tensor) -> list[int]:
+    """The numbers in the bar codes of frames (T, 3, H, W) or of clips cut from their centre square."""
+    height, width = frames.shape[2:]
+    side = min(height, width)
+    top, left, cell = (height - side) / 2, (width - side) / 2, side / NUM_BITS
+    centres = [int(left + (bit + 0.5) * cell) for bit in range(NUM_BITS)]
+    lit = frames[:, :, int(top + cell / 2), centres].float().mean(dim=1) > 127  # (T, bits)
+    return [sum(1 << bit for bit in range(NUM_BITS) if row[bit]) for row in lit]
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def write_video(path: Path, frames: Tensor | None = None, *, fps: float = 12.0) -> Path:
+    """Encode frames (a moving square if None given) as `path`, whose suffix names the format; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode_video(path, moving_square() if frames is None else frames, fps=fps)
+    return path
+
+
+def write_empty(path: Path) -> Path:
+    """A file of zero bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def write_text(path: Path, text: str = "this is not a video\n") -> Path:
+    """A text file under a video's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def truncate(path: Path, share: float = 0.6) -> Path:
+    """Cut a file, leaving `share` of its bytes."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def ffmpeg(*arguments: object) -> None:
+    """Run the ffmpeg program; the test is skipped where there is none."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("the ffmpeg program makes this file and is not installed")
+    subprocess.run(
+        ["ffmpeg", "-nostdin", "-y", "-v", "error", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+
+
+def write_audio_only(path: Path) -> Path:
+    """A file of half a second of sound and no picture (needs the ffmpeg program)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=0.5", path)
+    return path
+
+
+def write_xvid(path: Path, frames: Tensor, *, fps: float = 25.0) -> Path:
+    """An avi with B-frames and no presentation times, as UCF-101's are (needs the ffmpeg program)."""
+    source = write_video(path.with_name(path.stem + "_source.mp4"), frames, fps=fps)
+    ffmpeg("-i", source, "-c:v", "mpeg4", "-bf", "2", "-vtag", "XVID", "-b:v", "2M", path)
+    source.unlink()
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- data sets
+
+
+def write_tiny_ssv2(
+    root: Path, *, lists: str = "", videos: str = "20bn-something-something-v2", train: int = 12, validation: int = 4, test: int = 2
+) -> Path:
+    """Something-Something v2 in small: 3 classes of moving squares, webm, ids from 1; validation ids follow those of train.
+
+    Args:
+        root: the folder to make.
+        lists: folder of the JSON files below the root.
+        videos: folder of the videos below the root, empty for the root itself.
+        train: number of listed videos; label of the i-th is i % 3.
+        validation: likewise.
+        test: likewise, without labels.
+    """
+    folder = root / lists
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "labels.json", {plain(template): str(k) for k, template in enumerate(MOTIONS)})
+    first = 1
+    for split, count in {"train": train, "validation": validation, "test": test}.items():
+        entries = []
+        for i in range(count):
+            direction, video = i % len(MOTIONS), str(first + i)
+            frames = moving_square(direction=direction, seed=first + i)
+            write_video(root / videos / f"{video}.webm", frames)
+            entries.append({"id": video} if split == "test" else ssv2_entry(video, MOTIONS[direction]))
+        write_json(folder / f"{split}.json", entries)
+        first += count
+    return root
+
+
+def ssv2_entry(video: str, template: str) -> dict[str, object]:
+    """An entry of `train.json`."""
+    fill = ["a cup" for _ in range(template.count("["))]
+    label = plain(template).lower().replace("something", "a cup").replace("somewhere", "a cup")
+    return {"id": video, "label": label, "template": template, "placeholders": fill}
+
+
+def plain(template: str) -> str:
+    """A template without its brackets, as `labels.json` writes it."""
+    return template.replace("[", "").replace("]", "")
+
+
+def write_tiny_ucf101(root: Path, *, lists: str = "ucfTrainTestlist", videos: str = "UCF-101", clips: int = 1) -> Path:
+    """UCF-101 in small: 3 classes x 4 groups x `clips` avi files; split s tests on group s and trains on the others.
+
+    Args:
+        root: the folder to make.
+        lists: folder of the CRLF lists below the root, empty for the root itself.
+        videos: folder of the class folders, likewise.
+        clips: clips of each group.
+    """
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    write_crlf(root / lists / "classInd.txt", [f"{k} {name}" for k, name in enumerate(UCF_CLASSES, start=1)])
+    for label, name in enumerate(UCF_CLASSES):
+        for group in UCF_GROUPS:
+            for clip in range(1, clips + 1):
+                frames = moving_square(direction=label, seed=100 * label + 10 * group + clip)
+                write_video(root / videos / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi", frames, fps=25.0)
+    for split in (1, 2, 3):
+        train, test = [], []
+        for label, name in enumerate(UCF_CLASSES, start=1):
+            for group in UCF_GROUPS:
+                for clip in range(1, clips + 1):
+                    line = f"{name}/v_{name.replace('Handstand', 'HandStand')}_g{group:02d}_c{clip:02d}.avi"
+                    test.append(line) if group == split else train.append(f"{line} {label}")
+        write_crlf(root / lists / f"trainlist{split:02d}.txt", train)
+        write_crlf(root / lists / f"testlist{split:02d}.txt", test)
+    return root
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as a JSON file."""
+    path.write_text(json.dumps(value, indent=0))
+
+
+def write_crlf(path: Path, lines: Iterable[str]) -> None:
+    """Lines with the ends that UCF-101's lists have."""
+    path.write_bytes("".join(f"{line}\r\n" for line in lines).encode())
