@@ -137,7 +137,7 @@ def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: M
     """
     data = dict(places) | (read_toml(file) if file else {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    optimizer = dict(data.get("optimizer", {}))
+    optimizer = _section(data, "optimizer")
     if "lr" in given:
         optimizer["lr"] = given.pop("lr")
     if "preset" in given:  # a preset on the command line replaces the sizes that a file gives
@@ -147,10 +147,17 @@ def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: M
     if preset not in PRESETS:
         raise ConfigError("unknown preset", got=repr(preset), expected="one of " + ", ".join(PRESETS))
     student, predictor = PRESETS[preset]
-    data["student"] = asdict(student) | dict(data.get("student", {}))
-    data["predictor"] = asdict(predictor) | dict(data.get("predictor", {}))
+    data["student"] = asdict(student) | _section(data, "student")
+    data["predictor"] = asdict(predictor) | _section(data, "predictor")
     data["optimizer"] = optimizer
     return from_dict(RunConfig, data, where=str(file) if file else "the run")
+
+
+def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = data.get(name, {})
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"{name} has a wrong type", got=repr(part), expected=f"a table, [{name}]")
+    return dict(part)
 
 
 def place(flag: Path | None, variable: str, default: Path | str) -> Path:

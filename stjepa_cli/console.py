@@ -69,22 +69,31 @@ def say(text: str, *, style: str | None = None) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None) -> None:
     """A table on stdout; numbers are set to the right."""
     numeric = [all(isinstance(row[i], (int, float)) or row[i] in (None, "-") for row in rows) for i in range(len(columns))]
-    table = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
+    table = Table()
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    _stdout().print(table, markup=False)
+    _show(title, table, caption)
 
 
 def show_pairs(title: str, pairs: dict[str, object]) -> None:
     """Names and values on stdout, one a line."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(name, _cell(value))
-    _stdout().print(table, markup=False)
+    _show(title, table)
+
+
+def _show(title: str, table: Table, caption: str | None = None) -> None:
+    """A table between lines that it does not force to its own width."""
+    console = _stdout()
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(table, markup=False)
+    if caption:
+        console.print(caption, style="dim", markup=False, soft_wrap=True)
 
 
 def megabytes(size: int) -> str:

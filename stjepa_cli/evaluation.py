@@ -28,7 +28,17 @@ from stjepa_cli.pictures import write_confusion
 from stjepa_cli.probes.base import Features, ProbeResult, build
 from stjepa_cli.progress import SILENT, Progress
 
-__all__ = ["POOLS", "Encoder", "EvaluationResult", "Failure", "StudentEncoder", "TeacherEncoder", "evaluate", "extract", "write_report"]
+__all__ = [
+    "POOLS",
+    "Encoder",
+    "EvaluationResult",
+    "Failure",
+    "StudentEncoder",
+    "TeacherEncoder",
+    "evaluate",
+    "extract",
+    "write_report",
+]
 
 NUM_GUESSES = 5
 
@@ -169,6 +179,10 @@ def write_report(result: EvaluationResult, out: Path) -> tuple[Path, ...]:
     Raises:
         StjepaError: the folder cannot be written.
     """
+    if out.exists() and not out.is_dir():
+        raise StjepaError(f"cannot write a report to {out}", got="a file", expected="a folder")
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     files = [out / "metrics.json", out / "predictions.csv"]
     write_atomic(files[0], (json.dumps(result.to_json(), indent=2) + "\n").encode())
     write_atomic(files[1], _predictions(result).encode())

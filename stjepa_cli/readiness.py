@@ -22,6 +22,7 @@ ADVISED_GPU_BYTES = 16 * 10**9
 NUM_SAMPLED = 8
 NUM_NAMED = 3
 NUM_SSV2_TRAIN = 168_913
+OTHER_TEACHERS = "Pass --teacher a local folder of a VideoMAE, or --teacher hog, which needs no weights."
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,19 @@ class Readiness:
 
 @dataclass(frozen=True)
 class _Listing:
-    """A data set as its lists and the disk show it: the split's items, and the size in bytes of each file that is there."""
+    """A data set as its lists and the disk show it: the split's items, and the bytes of each file that is there."""
 
     dataset: Dataset
     splits: dict[str, tuple[VideoItem, ...]]
-    sizes: dict[Path, int]
+    sizes: dict[str, int]  # by text: with 220,000 files, paths as keys take most of the time
 
     def usable(self) -> tuple[VideoItem, ...]:
         """The listed videos that are there and not empty, each file once."""
-        by_path = {item.path: item for items in self.splits.values() for item in items}
+        by_path = {str(item.path): item for items in self.splits.values() for item in items}
         return tuple(item for path, item in by_path.items() if self.sizes.get(path))
 
 
-def check_readiness(
-    ssv2: Path, ucf101: Path, cache: Path, teacher: str, *, deep: bool, progress: Progress = SILENT
-) -> Readiness:
+def check_readiness(ssv2: Path, ucf101: Path, cache: Path, teacher: str, *, deep: bool, progress: Progress = SILENT) -> Readiness:
     """Look at everything that the commands need; changes and downloads nothing.
 
     Args:
@@ -103,7 +102,7 @@ def _ffmpeg() -> Check:
 def _gpu() -> Check:
     """Never a failure: everything runs on the CPU, only not at full size."""
     if not torch.cuda.is_available():
-        return Check("gpu", True, "no CUDA GPU: everything runs on the CPU, with a small teacher (hog) and the presets tiny and small")
+        return Check("gpu", True, "no CUDA GPU: everything runs on the CPU, with the teacher hog and the presets tiny and small")
     memory = torch.cuda.get_device_properties(0).total_memory
     detail = f"{torch.cuda.get_device_name(0)} with {_gb(memory)}"
     if memory < ADVISED_GPU_BYTES:
@@ -121,11 +120,11 @@ def _list(dataset: Dataset) -> _Listing:
     for split in dataset.splits:
         if dataset.list_file(split).is_file() or split not in dataset.optional_splits:
             splits[split] = dataset.videos(split)
-    wanted = {item.path for items in splits.values() for item in items}
+    wanted = {str(item.path) for items in splits.values() for item in items}
     sizes = {}
-    for folder in {path.parent for path in wanted}:
-        for entry in folder_entries(folder):
-            path = folder / entry.name
+    for folder in {os.path.dirname(path) for path in wanted}:
+        for entry in folder_entries(Path(folder)):
+            path = os.path.join(folder, entry.name)
             if path in wanted and entry.is_file():
                 sizes[path] = entry.stat().st_size
     return _Listing(dataset, splits, sizes)
@@ -135,8 +134,8 @@ def _files(name: str, listing: _Listing) -> Check:
     """Counts of listed, present, missing and empty files in each split."""
     dataset, parts, bad = listing.dataset, [], 0
     for split, items in listing.splits.items():
-        missing = [item.path.name for item in items if item.path not in listing.sizes]
-        empty = [item.path.name for item in items if listing.sizes.get(item.path) == 0]
+        missing = [item.path.name for item in items if str(item.path) not in listing.sizes]
+        empty = [item.path.name for item in items if listing.sizes.get(str(item.path)) == 0]
         bad += len(missing) + len(empty)
         present = len(items) - len(missing) - len(empty)
         text = f"{split}: {len(items):,} listed, {present:,} present"
@@ -148,9 +147,8 @@ def _files(name: str, listing: _Listing) -> Check:
         return Check(name, True, detail)
     if not listing.usable():
         return Check(name, False, f"no videos. {detail}", dataset.how_to_get)
-    folder = next(iter(listing.splits.values()))[0].path.parent
-    folder = folder if folder.parent == dataset.root else folder.parent
-    return Check(name, False, detail, f"Unpack the missing and empty files again into {folder}; they come from {dataset.homepage}.")
+    fix = f"Unpack the missing and empty files again into {dataset.video_folder}; they come from {dataset.homepage}."
+    return Check(name, False, detail, fix)
 
 
 def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, progress: Progress) -> Check:
@@ -174,7 +172,10 @@ def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, progress: P
         return Check(name, True, f"{tried}, all decode" + ("" if deep else "; --deep tries all"))
     named = failures if deep else failures[:NUM_NAMED]
     detail = f"{tried}, {len(failures):,} cannot be decoded: " + "; ".join(map(str, named))
-    fix = f"Unpack them again from the files of {listing.dataset.homepage}" + ("." if deep else "; --deep lists all that are damaged.")
+    fix = f"Unpack them again from the files of {listing.dataset.homepage}; " + (
+        "" if deep else "--deep lists all that are damaged; "
+    )
+    fix += "a build goes on without them."
     return Check(name, False, detail, fix)
 
 
@@ -188,13 +189,13 @@ def _failure(item: VideoItem) -> VideoError | None:
 
 def _teacher(name: str) -> tuple[Check, ClipSpec]:
     """Whether the weights are on this machine, under which licence, and the clips that they take (a guess if unknown)."""
-    other = "Pass --teacher a local folder of a VideoMAE, or --teacher hog, which needs no weights."
     try:
         found = survey(name)
     except StjepaError as error:
-        return Check("teacher", False, _plain(error), error.fix or other), ClipSpec()
+        return Check("teacher", False, _plain(error), error.fix or OTHER_TEACHERS), ClipSpec()
     detail = f"{name}: {found.detail}; licence {found.licence}"
-    return Check("teacher", found.at_hand, detail, "" if found.at_hand else f"Type `hf download {name}`. {other}"), found.clip or ClipSpec()
+    fix = "" if found.at_hand else f"Type `hf download {name}`, or choose another: {OTHER_TEACHERS}"
+    return Check("teacher", found.at_hand, detail, fix), found.clip or ClipSpec()
 
 
 def _disk(cache: Path, num_clips: int, clip: ClipSpec) -> Check:
@@ -203,14 +204,17 @@ def _disk(cache: Path, num_clips: int, clip: ClipSpec) -> Check:
     written = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
     place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
-    detail = f"{_gb(free)} free at {place}; the cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
+    detail = f"{_gb(free)} free at {place}; "
+    detail += f"a cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
     detail += f", of which {_gb(written)} are there" if written else ""
     if not os.access(place, os.W_OK):
-        return Check("disk", False, f"no permission to write to {place}", "Pass --cache, or set STJEPA_CACHE to, a folder of your own.")
+        return Check(
+            "disk", False, f"no permission to write to {place}", "Pass --cache or set STJEPA_CACHE: a folder of your own."
+        )
     if free >= needed - written:
         return Check("disk", True, detail)
     short = _gb(needed - written - free)
-    return Check("disk", False, detail, f"Free {short} there, or pass --cache, or set STJEPA_CACHE to, a place on a larger disk.")
+    return Check("disk", False, detail, f"Free {short} there, or pass --cache or set STJEPA_CACHE: a place on a larger disk.")
 
 
 def _plain(error: StjepaError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -147,8 +147,13 @@ def _open(run: RunConfig, *, fresh: bool, progress: Progress) -> _Session:
         load_optimizer(session.optimizer, objective, path)
         progress.note(f"going on with {path}, step {session.step} of {session.last_step}")
     session.metrics.keep_until(session.step)
-    write_toml(run.checkpoints / "run.toml", run)
+    write_toml(run.checkpoints / "run.toml", _anywhere(run))
     return session
+
+
+def _anywhere(run: RunConfig) -> RunConfig:
+    """The same run, whatever folder it is started in."""
+    return replace(run, data_root=run.data_root.absolute(), cache=run.cache.absolute(), checkpoints=run.checkpoints.absolute())
 
 
 def _rows(store: LatentStore, data_root: Path, progress: Progress) -> list[int]:

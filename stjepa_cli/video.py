@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ def ffmpeg_version() -> str:
     return f"torchcodec {torchcodec.__version__} with FFmpeg {torchcodec.ffmpeg_major_version}, {program}"
 
 
-def _torchcodec():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _torchcodec() -> Any:
     try:
         import torchcodec
         import torchcodec.decoders
@@ -175,10 +175,12 @@ def _torchcodec():  # type: ignore[no-untyped-def]  # noqa: ANN202
 def _open(path: Path) -> VideoDecoder:
     decoders = _torchcodec().decoders
     try:
-        return decoders.VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)  # type: ignore[no-any-return]
+        decoder: VideoDecoder = decoders.VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)
     except _CODEC_ERRORS as error:
-        no_stream = "video stream" in str(error)
-        raise VideoError(path, "it has no video stream" if no_stream else f"not a video ({_first_line(error)})") from error
+        why = _first_line(error).removeprefix(f"Could not open input file: {path} ")
+        reason = "it has no video stream" if "video stream" in str(error) else f"not a video ({why})"
+        raise VideoError(path, _cut_short(path) or reason) from error
+    return decoder
 
 
 def _first_line(error: Exception) -> str:
@@ -196,10 +198,18 @@ def _check_file(path: Path) -> None:
 
 def _check_whole(path: Path, num_announced: int | None, num_found: int) -> None:
     """Refuse a file that was cut short: it opens as a shorter video and would look fine."""
-    announced, found = announced_bytes(path), path.stat().st_size
     # an avi's header may lie about its size by little, so its frames must be too few as well
-    if announced is not None and found < announced and (num_announced is None or num_found < num_announced):
-        raise VideoError(path, f"it is cut short: {found:,} bytes, its header announces {announced:,}")
+    reason = _cut_short(path)
+    if reason and (num_announced is None or num_found < num_announced):
+        raise VideoError(path, reason)
+
+
+def _cut_short(path: Path) -> str | None:
+    """What is wrong with a file that has fewer bytes than its header announces."""
+    announced, found = announced_bytes(path), path.stat().st_size
+    if announced is None or found >= announced:
+        return None
+    return f"it is cut short: {found:,} bytes, its header announces {announced:,}"
 
 
 def announced_bytes(path: Path) -> int | None:

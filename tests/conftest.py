@@ -16,12 +16,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the two markers known."""
-    config.addinivalue_line("markers", "cuda: needs a GPU; skipped without one, failed without one if FAIL_WITHOUT_CUDA=1")
-    config.addinivalue_line("markers", "slow: takes more than some seconds; runs with --slow only")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip slow tests unless they were asked for."""
     if not config.getoption("--slow"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,7 +37,7 @@ UCF_GROUPS = (1, 2, 3, 4)
 def moving_square(
     *, num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH, direction: int = 0, seed: int = 0
 ) -> Tensor:
-    """Frames uint8 (T, 3, height, width), at most 64: a square that moves right, left or down below a bar code of the frame's number."""
+    """Frames uint8 (T, 3, height, width): a square moves right, left or down; above it each frame's number (below 64)."""
     side = min(height, width)
     size, left = side // 4, (width - side) // 2
     colours = torch.randint(30, 220, (2, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
@@ -126,11 +127,27 @@ def write_xvid(path: Path, frames: Tensor, *, fps: float = 25.0) -> Path:
     return path
 
 
+def turn_upright(path: Path) -> Path:
+    """Tell players of an mp4 (in its display matrix) to turn it a quarter clockwise, as telephones do with portrait videos."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # behind version, times, track, duration, layer and volume
+    one = 1 << 16
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
 # --------------------------------------------------------------------------------------------------------- data sets
 
 
 def write_tiny_ssv2(
-    root: Path, *, lists: str = "", videos: str = "20bn-something-something-v2", train: int = 12, validation: int = 4, test: int = 2
+    root: Path,
+    *,
+    lists: str = "",
+    videos: str = "20bn-something-something-v2",
+    train: int = 12,
+    validation: int = 4,
+    test: int = 2,
 ) -> Path:
     """Something-Something v2 in small: 3 classes of moving squares, webm, ids from 1; validation ids follow those of train.
 

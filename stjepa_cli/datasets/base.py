@@ -85,6 +85,11 @@ class Dataset(ABC):
     def list_file(self, split: str) -> Path:
         """The file that lists a split, or where it should be."""
 
+    @property
+    @abstractmethod
+    def video_folder(self) -> Path:
+        """The folder below which the videos lie, or where they should be."""
+
     @abstractmethod
     def _read_classes(self) -> tuple[str, ...]:
         """Names of the classes in the order of their labels."""

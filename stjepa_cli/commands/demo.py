@@ -1,0 +1,53 @@
+"""`stjepa demo`: the whole chain on generated clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stjepa_cli import console
+from stjepa_cli.commands import options
+
+if TYPE_CHECKING:
+    from stjepa_cli.demonstration import DemoResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("demo", help="Run the whole chain on generated video files, in a few minutes on a CPU.\n\nExample: stjepa demo --keep")(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path("demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos and the cache too.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    def call(progress: console.Progress) -> DemoResult:
+        from stjepa_cli.demonstration import demonstrate
+
+        return demonstrate(out, keep=keep, progress=progress)
+
+    console.run_command(call, render=_show, as_json=as_json)
+
+
+def _show(result: DemoResult) -> None:
+    build, run = result.build, result.pretrain
+    console.show_pairs(
+        "What was done",
+        {
+            "cache": f"{build.clips:,} clips, {console.megabytes(build.bytes)}, {build.seconds:.0f} s; every byte checked: "
+            + ("ok" if result.verify.ok else "NOT ok"),
+            "pretraining": f"{run.steps:,} steps, loss {run.loss_first:.3f} to {run.loss_last:.3f}, {run.seconds:.0f} s",
+            "student": f"{run.student_parameters:,} parameters",
+            "all of it": f"{result.seconds:.0f} s, in {result.out}",
+        },
+    )
+    videos = result.infer["teacher"]["videos"]
+    console.show_table(
+        "Frozen features on motions in textures, shapes and speeds that no model has seen",
+        ("model", "saw labels", "kNN top-1", "linear top-1", "retrieval R@1"),
+        [(row.model, row.saw_labels, *(f"{row.figures[name]:.3f}" for name in ("knn", "linear", "r1"))) for row in result.table],
+        caption=f"{videos['train']} train and {videos['test']} test videos",
+    )

@@ -1,0 +1,89 @@
+"""What every implementation of a noun must do, as base classes that the tests of the implementations inherit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pytest
+import torch
+from torch import Tensor
+
+from stjepa_cli.errors import TeacherError
+from stjepa_cli.teachers.base import Teacher
+
+
+def noise_clips(teacher: Teacher, num_clips: int, seed: int = 0) -> Tensor:
+    """Random clips uint8 (B, T, 3, S, S) of a teacher's geometry."""
+    spec = teacher.card.clip
+    shape = (num_clips, spec.num_frames, 3, spec.size_px, spec.size_px)
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+class TeacherContract:
+    """Inherit it and say how the teacher is opened."""
+
+    local = True
+    """A change of pixels changes the tokens there most: not so where attention may move it anywhere."""
+
+    @pytest.fixture
+    @abstractmethod
+    def teacher(self) -> Teacher:
+        """The teacher under test, of a small geometry."""
+
+    @abstractmethod
+    def reopened(self, teacher: Teacher) -> Teacher:
+        """The same teacher, opened once more."""
+
+    def test_it_gives_finite_float32_tokens_of_its_grid_and_width(self, teacher: Teacher) -> None:
+        tokens = teacher.encode(noise_clips(teacher, 2))
+        assert tokens.shape == (2, teacher.card.clip.grid.num_tokens, teacher.card.dim)
+        assert tokens.dtype == torch.float32
+        assert tokens.isfinite().all()
+        assert not tokens.requires_grad
+
+    def test_it_tells_clips_apart(self, teacher: Teacher) -> None:
+        first, second = teacher.encode(noise_clips(teacher, 2))
+        assert not torch.allclose(first, second)
+
+    def test_same_clips_same_tokens(self, teacher: Teacher) -> None:
+        clips = noise_clips(teacher, 2)
+        assert torch.equal(teacher.encode(clips), teacher.encode(clips))
+        assert torch.equal(teacher.encode(clips), self.reopened(teacher).encode(clips))
+
+    def test_it_leaves_the_clips_alone(self, teacher: Teacher) -> None:
+        clips = noise_clips(teacher, 1)
+        before = clips.clone()
+        teacher.encode(clips)
+        assert torch.equal(clips, before)
+
+    def test_a_clip_does_not_depend_on_its_batch(self, teacher: Teacher) -> None:
+        clips = noise_clips(teacher, 5)
+        alone = torch.cat([teacher.encode(clip[None]) for clip in clips])
+        torch.testing.assert_close(teacher.encode(clips), alone, atol=1e-4, rtol=1e-4)
+
+    def test_the_card_is_whole_and_stable(self, teacher: Teacher) -> None:
+        card = teacher.card
+        assert card == self.reopened(teacher).card
+        assert len(card.weights_digest) == 64
+        assert card.token_norm in ("layernorm", "none")
+        assert all((card.name, card.kind, card.revision, card.licence))
+
+    @pytest.mark.parametrize("wrong", ["float", "frames", "size", "no batch"])
+    def test_clips_that_do_not_fit_are_refused_in_one_line(self, teacher: Teacher, wrong: str) -> None:
+        clips = noise_clips(teacher, 1)
+        bad = {"float": clips.float(), "frames": clips[:, 1:], "size": clips[..., 1:], "no batch": clips[0]}[wrong]
+        with pytest.raises(TeacherError, match="cannot take these clips.*expected torch.uint8") as caught:
+            teacher.encode(bad)
+        assert "\n" not in str(caught.value)
+
+    def test_tokens_are_in_time_height_width_order(self, teacher: Teacher) -> None:
+        if not self.local:
+            pytest.skip("attention mixes all tokens")
+        spec, grid = teacher.card.clip, teacher.card.clip.grid
+        clips = noise_clips(teacher, 1)
+        changed = clips.clone()
+        t, h, w = grid.t - 1, 0, grid.w - 1
+        rows, columns = slice(h * spec.patch_px, (h + 1) * spec.patch_px), slice(w * spec.patch_px, (w + 1) * spec.patch_px)
+        changed[:, t * spec.tubelet : (t + 1) * spec.tubelet, :, rows, columns] = 255 - changed[:, :spec.tubelet, :, rows, columns]
+        moved = (teacher.encode(clips) - teacher.encode(changed)).norm(dim=-1)[0]
+        assert moved.argmax() == (t * grid.h + h) * grid.w + w

@@ -1,0 +1,230 @@
+"""Evaluation from video files to figures: a real tiny UCF-101, a real tiny student."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stjepa_cli.config import StudentConfig
+from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
+from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, extract, pooled
+from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
+from stjepa_cli.evaluation import EvaluationResult, confusion, evaluate, refuse_leaks, write_report
+from stjepa_cli.nouns import ClipSpec, TokenGrid
+from stjepa_cli.probes.base import ProbeResult
+from stjepa_cli.student import Student
+from stjepa_cli.teachers.base import open_teacher
+from stjepa_cli.video import read_clip
+from tests.media import truncate, write_empty
+
+CPU = torch.device("cpu")
+SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
+
+
+def tiny_encoder() -> StudentEncoder:
+    config = StudentConfig(dim=32, num_factorized=1, num_joint=1, num_heads=2)
+    return StudentEncoder(Student(config, SPEC, torch.Generator().manual_seed(0)), "tiny")
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_ucf101: Path) -> Dataset:
+    return open_dataset("ucf101", tiny_ucf101)
+
+
+@pytest.fixture(scope="module")
+def result(dataset: Dataset) -> EvaluationResult:
+    return evaluate(tiny_encoder(), dataset, split=1, device=CPU)
+
+
+@pytest.fixture
+def broken_ucf101(tiny_ucf101: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny UCF-101 that a test may damage."""
+    return Path(shutil.copytree(tiny_ucf101, tmp_path / "ucf101"))
+
+
+def videos(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.rglob(pattern))
+
+
+class TestEvaluate:
+    def test_all_protocols_run_on_real_videos(self, result: EvaluationResult) -> None:
+        found = result.to_json()
+        assert (found["dataset"], found["split"], found["checkpoint"], found["pool"]) == ("ucf101", 1, "tiny", "mean")
+        assert found["videos"] == {"train": 9, "test": 3, "failed": []}
+        assert found["chance"] == pytest.approx(1 / 3)
+        assert list(found["knn"]) == list(found["linear"]) == ["top1", "top5"]
+        assert list(found["retrieval"]) == ["r1", "r5", "r10", "r20", "r50"]
+        assert found["knn"]["top5"] == found["linear"]["top5"] == found["retrieval"]["r10"] == 1.0
+        assert found["chosen"]["knn"]["k"] == 9
+        assert found["chosen"]["linear"]["folds"] > 1  # three groups a class are too few for one hold-out
+        assert json.loads(json.dumps(found)) == found
+
+    def test_protocols_that_were_not_asked_for_are_absent(self, dataset: Dataset) -> None:
+        found = evaluate(tiny_encoder(), dataset, split=2, protocols=["knn"], limit=2, device=CPU).to_json()
+        assert found["videos"] == {"train": 2, "test": 2, "failed": []}
+        assert not {"linear", "retrieval"} & set(found)
+
+    def test_figures_depend_on_neither_batch_size_nor_threads_nor_run(self, dataset: Dataset, result: EvaluationResult) -> None:
+        other = evaluate(tiny_encoder(), dataset, split=1, batch_size=5, workers=1, device=CPU)
+        for name, probe in result.probes.items():
+            assert other.probes[name].figures == probe.figures
+            if probe.scores is not None:
+                assert torch.allclose(other.probes[name].scores, probe.scores, atol=1e-3)  # type: ignore[arg-type]
+
+    def test_a_built_in_teacher_is_scored_in_the_same_way(self, dataset: Dataset) -> None:
+        teacher = open_teacher("hog", clip=SPEC, device=CPU)
+        found = evaluate(TeacherEncoder(teacher), dataset, protocols=["knn"], pool="time", device=CPU).to_json()
+        assert found["checkpoint"] == "hog"
+        assert found["videos"] == {"train": 9, "test": 3, "failed": []}
+
+    def test_videos_that_fail_are_listed_and_the_rest_goes_on(self, broken_ucf101: Path) -> None:
+        write_empty(videos(broken_ucf101, "*_g02_c01.avi")[0])
+        truncate(videos(broken_ucf101, "*_g01_c01.avi")[0])
+        videos(broken_ucf101, "*_g03_c01.avi")[1].unlink()
+        found = evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), device=CPU).to_json()
+        assert (found["videos"]["train"], found["videos"]["test"]) == (7, 2)
+        errors = {failure["id"]: failure["error"] for failure in found["videos"]["failed"]}
+        assert list(errors) == ["v_ApplyEyeMakeup_g02_c01", "v_BabyCrawling_g03_c01", "v_ApplyEyeMakeup_g01_c01"]
+        assert [text.split(": ")[1][:12] for text in errors.values()] == ["the file is ", "there is no ", "it is cut sh"]
+
+    def test_a_side_without_a_usable_video_is_one_sentence(self, broken_ucf101: Path) -> None:
+        for path in videos(broken_ucf101, "*_g01_c01.avi"):
+            write_empty(path)
+        with pytest.raises(StjepaError, match=r"no video of test1 can be used: got .*the file is empty. Type"):
+            evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), device=CPU)
+
+    def test_a_planted_leak_is_refused_by_name(self, broken_ucf101: Path) -> None:
+        """Group 2 of one class is moved into the test list as well, as another clip."""
+        (lists,) = {path.parent for path in videos(broken_ucf101, "testlist01.txt")}
+        with (lists / "testlist01.txt").open("a") as file:
+            file.write("BabyCrawling/v_BabyCrawling_g02_c09.avi\r\n")
+        with pytest.raises(DatasetError, match=r"train and test share 1 of their groups: got .*g02"):
+            evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), device=CPU)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"protocols": ["knn", "oracle"]}, "unknown probe: got 'oracle', expected one of knn, linear, retrieval"),
+            ({"pool": "max"}, "unknown pool: got 'max', expected one of mean, time"),
+            ({"batch_size": 0}, "must be at least 1"),
+            ({"split": 4}, "unknown split"),
+            ({"limit": 0}, "limit must be at least 1"),
+        ],
+    )
+    def test_wrong_settings_are_refused_before_any_work(self, dataset: Dataset, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            evaluate(tiny_encoder(), dataset, device=CPU, **options)
+
+    def test_an_encoder_that_gives_nan_is_named(self, dataset: Dataset) -> None:
+        encoder = tiny_encoder()
+        with torch.no_grad():
+            encoder.student.norm.weight.fill_(torch.nan)
+        with pytest.raises(StjepaError, match="features of 9 of 9 videos hold NaN or infinity"):
+            evaluate(encoder, dataset, device=CPU)
+
+
+class TestLeaks:
+    def items(self, *groups: str | None) -> list[VideoItem]:
+        return [VideoItem(f"v{i}", Path(f"{i}.avi"), 0, group) for i, group in enumerate(groups)]
+
+    def test_ids_paths_and_groups_are_compared(self) -> None:
+        train, test = self.items("a", "b"), [VideoItem("w", Path("w.avi"), 0, "c")]
+        refuse_leaks(train, test)
+        for change, name in (
+            ({"id": "v1"}, "ids: got v1"),
+            ({"path": Path("0.avi")}, "paths: got 0.avi"),
+            ({"group": "b"}, "groups: got b"),
+        ):
+            with pytest.raises(DatasetError, match=f"share 1 of their {name}"):
+                refuse_leaks(train, [replace(test[0], **change)])
+
+    def test_videos_without_a_group_share_none(self) -> None:
+        refuse_leaks(self.items(None, None), [VideoItem("w", Path("w.avi"), 0, None)])
+
+
+class TestExtract:
+    def test_features_are_those_of_each_video_alone_in_any_order(self, dataset: Dataset) -> None:
+        items, encoder = dataset.videos("train1"), tiny_encoder()
+        found, failed = extract(encoder, items, batch_size=4, workers=3, device=CPU)
+        assert failed == ()
+        assert found.ids == tuple(item.id for item in items)
+        assert found.groups == tuple(item.group for item in items)
+        with torch.inference_mode():
+            alone = torch.cat([encoder.encode(read_clip(item.path, SPEC).pixels[None]).mean(dim=1) for item in items])
+        assert found.values.dtype == torch.float32
+        assert torch.allclose(found.values, alone, atol=1e-5)
+        backwards, _ = extract(encoder, items[::-1], batch_size=1, workers=1, device=CPU)
+        assert torch.allclose(backwards.values.flip(0), alone, atol=1e-5)
+
+    def test_time_pooling_keeps_the_time_steps_apart(self, dataset: Dataset) -> None:
+        items = dataset.videos("test1")
+        mean, _ = extract(tiny_encoder(), items, pool="mean", device=CPU)
+        time, _ = extract(tiny_encoder(), items, pool="time", device=CPU)
+        assert (mean.values.shape, time.values.shape) == ((3, 32), (3, 64))
+        assert torch.allclose(time.values.view(3, 2, 32).mean(dim=1), mean.values, atol=1e-6)
+
+    def test_videos_without_a_group_are_their_own_and_none_at_all_is_no_error(self, dataset: Dataset) -> None:
+        item = replace(dataset.videos("test1")[0], group=None)
+        assert extract(tiny_encoder(), [item], device=CPU)[0].groups == (item.id,)
+        assert len(extract(tiny_encoder(), [], device=CPU)[0]) == 0
+
+    def test_pooling_is_worked_by_hand(self) -> None:
+        tokens = torch.arange(8, dtype=torch.float16).view(1, 4, 2)  # two time steps of two tokens
+        assert pooled(tokens, TokenGrid(2, 1, 2), "mean").tolist() == [[3.0, 4.0]]
+        assert pooled(tokens, TokenGrid(2, 1, 2), "time").tolist() == [[1.0, 2.0, 5.0, 6.0]]
+
+
+def made_result(probes: dict[str, ProbeResult]) -> EvaluationResult:
+    classes = ("Jump", "Run, fast", "Sit")
+    return EvaluationResult("ucf101", 1, "c", "mean", classes, 5, ("a", "b", "c"), (0, 1, 1), (), probes, 1.0)
+
+
+def scores() -> Tensor:
+    return torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+class TestReport:
+    def test_it_holds_metrics_predictions_and_a_picture(self, result: EvaluationResult, tmp_path: Path) -> None:
+        files = write_report(result, tmp_path / "out")
+        assert [path.name for path in files] == ["metrics.json", "predictions.csv", "confusion.png"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
+        assert json.loads(files[0].read_text()) == result.to_json()
+        rows = list(csv.DictReader(files[1].read_text().splitlines()))
+        right = sum(row["linear_class1"] == row["truth"] for row in rows) / len(rows)
+        assert right == pytest.approx(result.probes["linear"].figures["top1"])
+        assert {row["truth"] for row in rows} == set(result.classes)
+        with Image.open(files[2]) as picture:
+            picture.verify()
+
+    def test_predictions_leave_out_what_was_no_guess(self, tmp_path: Path) -> None:
+        _, path, _ = write_report(made_result({"knn": ProbeResult({}, scores())}), tmp_path)
+        first, second, third = csv.reader(path.read_text().splitlines()[1:])
+        assert first[:8] == ["a", "Jump", "Jump", "0.500000", "Run, fast", "0.250000", "Sit", "0.250000"]
+        assert second == ["b", "Run, fast", "Jump", "1.000000", *[""] * 8]
+        assert third[:4] == ["c", "Run, fast", "Run, fast", "1.000000"]
+
+    def test_confusion_counts_truth_against_the_best_class(self) -> None:
+        assert confusion(made_result({"knn": ProbeResult({}, scores())}), "knn").tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+
+    def test_without_scores_there_is_no_picture_and_none_of_an_earlier_run(self, tmp_path: Path) -> None:
+        write_report(made_result({"knn": ProbeResult({}, scores())}), tmp_path)
+        files = write_report(made_result({"retrieval": ProbeResult({"r1": 1.0})}), tmp_path)
+        assert [path.name for path in files] == ["metrics.json", "predictions.csv"]
+        assert not (tmp_path / "confusion.png").exists()
+        assert files[1].read_text().splitlines()[:2] == ["video,truth", "a,Jump"]
+
+    def test_a_folder_that_is_a_file_is_one_sentence(self, result: EvaluationResult, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("mine")
+        for out in (tmp_path / "out", tmp_path / "out" / "below"):
+            with pytest.raises(StjepaError, match="cannot write"):
+                write_report(result, out)
+        assert (tmp_path / "out").read_text() == "mine"

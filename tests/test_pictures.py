@@ -1,0 +1,51 @@
+"""The confusion matrix as a picture: what colour lies where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stjepa_cli.errors import StjepaError
+from stjepa_cli.pictures import ABSENT, DARK, LIGHT, shade, write_confusion
+
+
+def test_cells_have_the_colour_of_their_share_of_the_row(tmp_path: Path) -> None:
+    counts = torch.tensor([[3, 1, 0], [0, 8, 0], [0, 0, 0]])
+    layout = write_confusion(tmp_path / "new" / "c.png", counts, ("left", "right", "up"), title="three")
+    with Image.open(tmp_path / "new" / "c.png") as picture:
+        pixels = picture.convert("RGB")
+
+    def corner(row: int, column: int) -> tuple[int, int, int]:
+        left, top, _, _ = layout.box(row, column)
+        return pixels.getpixel((left + 1, top + 1))  # type: ignore[return-value]
+
+    assert [corner(0, c) for c in range(3)] == [shade(0.75), shade(0.25), LIGHT]
+    assert [corner(1, c) for c in range(3)] == [LIGHT, DARK, LIGHT]
+    assert {corner(2, c) for c in range(3)} == {ABSENT}
+
+
+@pytest.mark.parametrize("num_classes", [1, 6, 101])
+def test_every_number_of_classes_fits(tmp_path: Path, num_classes: int) -> None:
+    names = [f"AnExceedinglyLongClassNameOfNumber{i}" if i % 2 else f"c{i}" for i in range(num_classes)]
+    path = tmp_path / "c.png"
+    layout = write_confusion(path, torch.eye(num_classes, dtype=torch.int64) * 37, names, title="a title " * 8)
+    with Image.open(path) as picture:
+        assert layout.left + layout.side < picture.width < 2000
+        assert layout.top + layout.side < picture.height < 2000
+    assert layout.shows_counts == (num_classes <= 37)
+
+
+def test_shades_deepen_from_white_to_blue() -> None:
+    shades = [shade(i / 10) for i in range(11)]
+    assert (shades[0], shades[-1]) == (LIGHT, DARK)
+    assert [sum(colour) for colour in shades] == sorted((sum(colour) for colour in shades), reverse=True)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "c.png").mkdir()
+    with pytest.raises(StjepaError, match=r"cannot write .*: the path is a folder"):
+        write_confusion(tmp_path / "c.png", torch.ones(2, 2, dtype=torch.int64), ("a", "b"), title="")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.png"]
