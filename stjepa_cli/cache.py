@@ -20,7 +20,7 @@ from stjepa_cli.nouns import ClipSpec, TeacherCard, software_versions
 from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.projection import Projection, ProjectionFit, default_kind
-from stjepa_cli.records import CacheHeader, ClipRow, Fault, RowRecord, clips_digest, header_difference
+from stjepa_cli.records import ROWS_PER_SHARD, CacheHeader, ClipRow, Fault, RowRecord, clips_digest, header_difference
 from stjepa_cli.shards import Latents, ShardLayout, checksum
 from stjepa_cli.store import LatentStore
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
@@ -39,6 +39,7 @@ class BuildRequest:
         batch_size: clips that the teacher sees at once.
         workers: threads that decode.
         overwrite: remove a cache that is there.
+        rows_per_shard: clips in one file.
     """
 
     data_root: Path
@@ -55,9 +56,10 @@ class BuildRequest:
     workers: int = 4
     device: str = "auto"
     overwrite: bool = False
+    rows_per_shard: int = ROWS_PER_SHARD
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "fit_clips", "batch_size", "workers"):
+        for name in ("latent_dim", "fit_clips", "batch_size", "workers", "rows_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1", got=getattr(self, name))
         if self.limit is not None and self.limit < 1:
@@ -178,7 +180,7 @@ def forecast(request: BuildRequest) -> BuildResult:
     clip = request.clip or found.clip
     if clip is None:
         raise TeacherError(f"the geometry of {request.teacher} is not known here", got=found.detail, fix="Name a local folder, or `hog`.")
-    layout = ShardLayout(CacheHeader.rows_per_shard, (clip.grid.num_tokens, request.latent_dim))
+    layout = ShardLayout(request.rows_per_shard, (clip.grid.num_tokens, request.latent_dim))
     shards = -(-len(items) // layout.num_places)
     done = 0
     if (request.cache / "zarr.json").exists() and not request.overwrite:
@@ -200,12 +202,13 @@ def forecast(request: BuildRequest) -> BuildResult:
     )
 
 
-def verify(path: Path, *, level: str = "quick", workers: int = 2, progress: Progress = SILENT) -> VerifyResult:
+def verify(path: Path, *, level: str = "quick", repair: bool = False, workers: int = 2, progress: Progress = SILENT) -> VerifyResult:
     """Check a cache without the teacher or the videos.
 
     Args:
         path: the cache.
         level: `quick` reads header, marks, sizes and shard indexes; `full` reads every byte and checks its checksum.
+        repair: drop the marks of shards that are not whole, so that the next build computes exactly those again.
         workers: threads.
         progress: is told of every shard.
 
@@ -218,14 +221,18 @@ def verify(path: Path, *, level: str = "quick", workers: int = 2, progress: Prog
     store = LatentStore.open(path)
     store.projection()
     faults: list[Fault] = []
+    failed = 0
     shards = range(store.header.num_shards)
     with progress.task(f"verify {level}", total=len(shards), unit="shards") as task:
-        for found in ordered_map(lambda shard: store.check(shard, every_byte=level == "full"), shards, num_workers=workers):
+        checked = ordered_map(lambda shard: store.check(shard, every_byte=level == "full"), shards, num_workers=workers)
+        for shard, found in zip(shards, checked, strict=True):
             faults += found
+            failed += _num_failed(store, shard)
+            if found and repair:
+                store.unmark(shard)
             task.advance(1, faults=len(faults))
     missing = tuple(fault.id for fault in faults if fault.kind == "missing")
     corrupt = tuple(fault.id for fault in faults if fault.kind == "corrupt")
-    failed = {record.id for record in store.failures()} - set(corrupt)
     return VerifyResult(
         ok=not faults,
         cache=str(path),
@@ -233,14 +240,22 @@ def verify(path: Path, *, level: str = "quick", workers: int = 2, progress: Prog
         teacher=store.header.teacher.name,
         licence=store.header.teacher.licence,
         expected=store.header.num_clips,
-        present=store.header.num_clips - len(faults) - len(failed),
+        present=store.header.num_clips - len(faults) - failed,
         missing=len(missing),
-        failed=len(failed),
+        failed=failed,
         corrupt=corrupt,
         missing_ids=missing,
         faults=tuple(faults),
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+def _num_failed(store: LatentStore, shard: int) -> int:
+    """Clips of a shard that are known to have failed; none where that cannot be known."""
+    try:
+        return sum(record.error is not None for record in store.records(shard))
+    except CacheError:
+        return 0
 
 
 def _items(request: BuildRequest) -> tuple[VideoItem, ...]:
@@ -257,7 +272,7 @@ def _open_or_create(request: BuildRequest, items: Sequence[VideoItem], teacher: 
         store = LatentStore.open(request.cache)
         _check_same(store, _header(request, clips, teacher.card, {"kind": kind}))
         return store
-    _check_room(request.cache, len(clips), ShardLayout(CacheHeader.rows_per_shard, (teacher.card.clip.grid.num_tokens, request.latent_dim)))
+    _check_room(request.cache, len(clips), ShardLayout(request.rows_per_shard, (teacher.card.clip.grid.num_tokens, request.latent_dim)))
     fitted = _fit(items, teacher, kind, request, progress)
     about = {"kind": kind, "digest": fitted.digest, "explained": round(fitted.explained, 6), "num_fit_clips": fitted.num_fit_clips}
     progress.note(
@@ -276,6 +291,7 @@ def _header(request: BuildRequest, clips: Sequence[ClipRow], card: TeacherCard, 
         teacher=card,
         latent_dim=request.latent_dim,
         projection=projection,
+        rows_per_shard=request.rows_per_shard,
         software=software_versions(),
     )
 

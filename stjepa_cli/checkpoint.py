@@ -157,6 +157,6 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _as_os_error(error: SafetensorError) -> Exception:
-    """safetensors wraps what the system said in text; get its number back."""
+    """Safetensors wraps what the system said in text; get its number back."""
     match = re.search(r"os error (\d+)", str(error))
     return OSError(int(match[1]), str(error)) if match else error

@@ -49,9 +49,7 @@ class PredictorConfig:
 
     def __post_init__(self) -> None:
         _check(self.depth >= 1, "a predictor needs a block", got=self.depth)
-        _check(
-            self.dim % self.num_heads == 0 and self.dim % 2 == 0, "predictor dim must be even and a multiple of its heads", got=self.dim
-        )
+        _check(self.dim % self.num_heads == 0 and self.dim % 2 == 0, "predictor dim must be even and a multiple of its heads", got=self.dim)
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if get_origin(hint) is dict:
         return dict(value)
     if is_dataclass(hint):
-        if isinstance(value, hint):
+        if type(value) is hint:
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} has a wrong type", got=repr(value), expected="a table")

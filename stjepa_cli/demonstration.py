@@ -20,8 +20,8 @@ from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.devices import pick_device
 from stjepa_cli.encoders import Encoder, StudentEncoder, TeacherEncoder
 from stjepa_cli.errors import StjepaError, storage_errors
+from stjepa_cli.layouts import write_ssv2, write_ucf101
 from stjepa_cli.progress import SILENT, Progress
-from stjepa_cli.synthetic import write_ssv2, write_ucf101
 from stjepa_cli.teachers.base import open_teacher
 
 TEACHER = "tiny_videomae_motion"
@@ -71,7 +71,7 @@ class DemoResult:
     seconds: float
 
 
-def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, progress: Progress = SILENT) -> DemoResult:  # noqa: B008
+def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, progress: Progress = SILENT) -> DemoResult:
     """Generate two data sets, cache, verify, pretrain and score, in the folder `out`.
 
     Args:

@@ -70,7 +70,7 @@ class MaskError(StjepaError):
     """A mask that a model cannot take."""
 
 
-class NotReady(StjepaError):
+class NotReadyError(StjepaError):
     """Something that must be installed first: FFmpeg, an extra."""
 
 
@@ -81,12 +81,16 @@ _STORAGE = {
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a file is in the way",
     errno.EISDIR: "the path is a folder",
 }
 
 
+_MAKE_ROOM = "Free some space or choose another folder, then run the same command again."
+
+
 @contextmanager
-def storage_errors(path: Path | str, *, fix: str = "Free some space or choose another folder, then run the same command again.") -> Iterator[None]:
+def storage_errors(path: Path | str, *, fix: str = _MAKE_ROOM) -> Iterator[None]:
     """Turn what a file system says about `path` (full, read-only, forbidden) into one `StjepaError`."""
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stjepa_cli.errors import storage_errors
@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
             part.replace(path)
             sync(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # never hide what went wrong above
+            part.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

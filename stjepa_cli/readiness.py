@@ -11,7 +11,7 @@ import torch
 
 from stjepa_cli.config import LATENT_DIM
 from stjepa_cli.datasets.base import Dataset, VideoItem, folder_entries, open_dataset, spread
-from stjepa_cli.errors import DatasetError, NotReady, StjepaError, VideoError
+from stjepa_cli.errors import DatasetError, NotReadyError, StjepaError, VideoError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.progress import SILENT, Progress
@@ -95,7 +95,7 @@ def check_readiness(ssv2: Path, ucf101: Path, cache: Path, teacher: str, *, deep
 def _ffmpeg() -> Check:
     try:
         return Check("ffmpeg", True, ffmpeg_version())
-    except NotReady as error:
+    except NotReadyError as error:
         return Check("ffmpeg", False, _plain(error), error.fix or "")
 
 
@@ -172,9 +172,7 @@ def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, progress: P
         return Check(name, True, f"{tried}, all decode" + ("" if deep else "; --deep tries all"))
     named = failures if deep else failures[:NUM_NAMED]
     detail = f"{tried}, {len(failures):,} cannot be decoded: " + "; ".join(map(str, named))
-    fix = f"Unpack them again from the files of {listing.dataset.homepage}; " + (
-        "" if deep else "--deep lists all that are damaged; "
-    )
+    fix = f"Unpack them again from the files of {listing.dataset.homepage}; " + ("" if deep else "--deep lists all that are damaged; ")
     fix += "a build goes on without them."
     return Check(name, False, detail, fix)
 
@@ -208,9 +206,7 @@ def _disk(cache: Path, num_clips: int, clip: ClipSpec) -> Check:
     detail += f"a cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
     detail += f", of which {_gb(written)} are there" if written else ""
     if not os.access(place, os.W_OK):
-        return Check(
-            "disk", False, f"no permission to write to {place}", "Pass --cache or set STJEPA_CACHE: a folder of your own."
-        )
+        return Check("disk", False, f"no permission to write to {place}", "Pass --cache or set STJEPA_CACHE: a folder of your own.")
     if free >= needed - written:
         return Check("disk", True, detail)
     short = _gb(needed - written - free)

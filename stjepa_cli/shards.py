@@ -94,7 +94,7 @@ class ShardLayout:
             None, or what is wrong as a clause.
         """
         stored = bytearray(CRC_BYTES)
-        if os.preadv(descriptor, [memoryview(into).cast("B"), stored], number * self.chunk_bytes) != self.chunk_bytes:
+        if os.preadv(descriptor, [into.view(np.uint8).reshape(-1).data, stored], number * self.chunk_bytes) != self.chunk_bytes:
             return "is cut short"
         found = checksum(into)
         if found != int.from_bytes(stored, "little"):

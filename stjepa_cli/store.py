@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -144,6 +145,11 @@ class LatentStore:
         with storage_errors(self.path):
             write_atomic(self._shard_path(shard), body)
             write_atomic(self._mark_path(shard), json.dumps(mark, separators=(",", ":")).encode())
+
+    def unmark(self, shard: int) -> None:
+        """Declare a shard not done, so that the next build writes it again."""
+        with storage_errors(self.path):
+            self._mark_path(shard).unlink(missing_ok=True)
 
     def records(self, shard: int) -> tuple[RowRecord, ...]:
         """What the rows of a done shard were made from.

@@ -39,6 +39,10 @@ class Student(nn.Module):
         generator: draws the initial weights.
     """
 
+    positions: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, config: StudentConfig, spec: ClipSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.spec = config, spec
@@ -88,11 +92,12 @@ class Student(nn.Module):
 
     def embed_tokens(self, clips: Tensor, visible: Tensor | None) -> Tensor:
         """Clips (B, T, 3, S, S) uint8 as embedded tokens with positions, only those at `visible` (B, K) if given."""
-        pixels = (clips.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
-        patches = tubelets(pixels, self.spec)
-        if visible is None:
-            return self.embed(patches) + self.positions  # type: ignore[no-any-return]
-        return self.embed(gather_tokens(patches, visible)) + self.positions[visible]  # type: ignore[no-any-return, index]
+        patches = tubelets((clips.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std, self.spec)
+        positions = self.positions
+        if visible is not None:
+            patches, positions = gather_tokens(patches, visible), positions[visible]
+        tokens: Tensor = self.embed(patches) + positions
+        return tokens
 
     def flops(self, num_tokens: int | None = None) -> int:
         """Floating point operations of one forward pass of one clip with `num_tokens` visible tokens (all if None)."""
@@ -117,6 +122,7 @@ class Predictor(nn.Module):
     """
 
     MLP_RATIO = 4.0
+    positions: Tensor
 
     def __init__(self, config: PredictorConfig, grid: TokenGrid, context_dim: int, out_dim: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -132,8 +138,8 @@ class Predictor(nn.Module):
 
     def forward(self, context: Tensor, mask: Mask) -> Tensor:
         """Context (B, K, D) of the tokens `mask.visible` to predictions (B, M, E) for the tokens `mask.predict`."""
-        positions: Tensor = self.positions  # type: ignore[assignment]
-        x = torch.cat([self.embed(context) + positions[mask.visible], self.mask_token + positions[mask.predict]], dim=1)
+        known, asked = self.positions[mask.visible], self.positions[mask.predict]
+        x = torch.cat([self.embed(context) + known, self.mask_token + asked], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.out(self.norm(x[:, context.shape[1] :]))  # type: ignore[no-any-return]

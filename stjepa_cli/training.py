@@ -243,7 +243,7 @@ def _step(session: _Session, batch: Batch) -> dict[str, Tensor | float]:
     with autocast(session.device):
         loss: Loss = session.objective(batch, generator)
     session.optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
+    loss.total.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(session.objective.parameters(), config.clip_norm)
     session.optimizer.step()
     session.step += 1

@@ -6,6 +6,7 @@ pixels, whoever cuts them: teacher, student and evaluator all come here.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stjepa_cli.errors import NotReady, VideoError, storage_errors
+from stjepa_cli.errors import NotReadyError, VideoError, storage_errors
 from stjepa_cli.nouns import ClipRef, ClipSpec, CropBox
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Video:
 
     Raises:
         VideoError: missing, empty, truncated, without a video stream, or a single frame.
-        NotReady: FFmpeg's libraries are missing.
+        NotReadyError: FFmpeg's libraries are missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,7 +154,7 @@ def ffmpeg_version() -> str:
     """The version of torchcodec and of the FFmpeg that it found.
 
     Raises:
-        NotReady: one of them cannot be loaded.
+        NotReadyError: one of them cannot be loaded.
     """
     torchcodec = _torchcodec()
     program = "with the ffmpeg program" if shutil.which("ffmpeg") else "libraries only"
@@ -166,9 +167,9 @@ def _torchcodec() -> Any:
         import torchcodec.decoders
         import torchcodec.encoders
     except ImportError as error:
-        raise NotReady("torchcodec is not installed", fix="Type `pip install 'torchcodec~=0.13.0'`.") from error
+        raise NotReadyError("torchcodec is not installed", fix="Type `pip install 'torchcodec~=0.13.0'`.") from error
     except (RuntimeError, OSError) as error:
-        raise NotReady("torchcodec cannot load FFmpeg's libraries", fix=INSTALL_FFMPEG) from error
+        raise NotReadyError("torchcodec cannot load FFmpeg's libraries", fix=INSTALL_FFMPEG) from error
     return torchcodec
 
 
@@ -192,6 +193,8 @@ def _first_line(error: Exception) -> str:
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise VideoError(path, "there is no such file")
+    if not os.access(path, os.R_OK):
+        raise VideoError(path, "no permission to read it")
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
 

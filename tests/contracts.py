@@ -72,7 +72,7 @@ class TeacherContract:
     def test_clips_that_do_not_fit_are_refused_in_one_line(self, teacher: Teacher, wrong: str) -> None:
         clips = noise_clips(teacher, 1)
         bad = {"float": clips.float(), "frames": clips[:, 1:], "size": clips[..., 1:], "no batch": clips[0]}[wrong]
-        with pytest.raises(TeacherError, match="cannot take these clips.*expected torch.uint8") as caught:
+        with pytest.raises(TeacherError, match=r"cannot take these clips.*expected torch.uint8") as caught:
             teacher.encode(bad)
         assert "\n" not in str(caught.value)
 
@@ -83,7 +83,8 @@ class TeacherContract:
         clips = noise_clips(teacher, 1)
         changed = clips.clone()
         t, h, w = grid.t - 1, 0, grid.w - 1
+        frames = slice(t * spec.tubelet, (t + 1) * spec.tubelet)
         rows, columns = slice(h * spec.patch_px, (h + 1) * spec.patch_px), slice(w * spec.patch_px, (w + 1) * spec.patch_px)
-        changed[:, t * spec.tubelet : (t + 1) * spec.tubelet, :, rows, columns] = 255 - changed[:, :spec.tubelet, :, rows, columns]
+        changed[:, frames, :, rows, columns] = 255 - changed[:, : spec.tubelet, :, rows, columns]
         moved = (teacher.encode(clips) - teacher.encode(changed)).norm(dim=-1)[0]
         assert moved.argmax() == (t * grid.h + h) * grid.w + w

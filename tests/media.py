@@ -34,9 +34,7 @@ UCF_GROUPS = (1, 2, 3, 4)
 # ------------------------------------------------------------------------------------------------------------ frames
 
 
-def moving_square(
-    *, num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH, direction: int = 0, seed: int = 0
-) -> Tensor:
+def moving_square(*, num_frames: int = NUM_FRAMES, height: int = HEIGHT, width: int = WIDTH, direction: int = 0, seed: int = 0) -> Tensor:
     """Frames uint8 (T, 3, height, width): a square moves right, left or down; above it each frame's number (below 64)."""
     side = min(height, width)
     size, left = side // 4, (width - side) // 2
@@ -107,9 +105,7 @@ def ffmpeg(*arguments: object) -> None:
     """Run the ffmpeg program; the test is skipped where there is none."""
     if shutil.which("ffmpeg") is None:
         pytest.skip("the ffmpeg program makes this file and is not installed")
-    subprocess.run(
-        ["ffmpeg", "-nostdin", "-y", "-v", "error", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL, timeout=60
-    )
+    subprocess.run(["ffmpeg", "-nostdin", "-y", "-v", "error", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL, timeout=60)
 
 
 def write_audio_only(path: Path) -> Path:

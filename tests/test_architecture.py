@@ -20,7 +20,7 @@ LAYERS = [
     {"demonstration", "console"},
     {"readiness", "cache", "training", "evaluation", "inspection"},
     {"encoders", "runs", "objectives"},
-    {"probes", "batches"},
+    {"probes", "batches", "layouts"},
     {"student", "teachers", "datasets", "store"},
     {"projection", "video", "masking", "layers", "checkpoint", "synthetic", "pictures", "devices", "records"},
     {"shards", "prefetch"},

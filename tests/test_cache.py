@@ -60,12 +60,8 @@ def test_two_builds_are_the_same_bytes_whatever_the_workers(request_: BuildReque
     assert files(request_.cache) == files(tmp_path / "other")
 
 
-def test_a_build_goes_on_where_one_stopped_and_ends_the_same(request_: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stjepa_cli.records import CacheHeader
-
-    monkeypatch.setattr(CacheHeader, "rows_per_shard", 5)
-    small = replace(request_, cache=tmp_path / "small")
-    monkeypatch.setattr(CacheHeader.__init__, "__defaults__", (5, *CacheHeader.__init__.__defaults__[1:]))  # type: ignore[misc, index]
+def test_a_build_goes_on_where_one_stopped_and_ends_the_same(request_: BuildRequest) -> None:
+    small = replace(request_, rows_per_shard=5)
     build(small)
     whole = files(small.cache)
     (small.cache / "marks" / "1.json").unlink()
@@ -137,10 +133,21 @@ def test_the_forecast_is_what_a_build_then_takes(request_: BuildRequest) -> None
 
 
 def test_a_disk_without_room_is_told_before_the_work(request_: BuildRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
     with pytest.raises(StjepaError, match=r"has no room for the cache: got 0\.0 GB free"):
         build(request_)
     assert not request_.cache.exists()
+
+
+def test_a_damaged_mark_is_reported_and_repair_makes_the_next_build_fill_the_shard(request_: BuildRequest) -> None:
+    build(request_)
+    whole = files(request_.cache)
+    (request_.cache / "marks" / "0.json").write_text("{")
+    found = verify(request_.cache)
+    assert (found.ok, len(found.corrupt), found.present) == (False, 12, 0)
+    assert not verify(request_.cache, repair=True).ok
+    assert build(request_).written == 12
+    assert files(request_.cache) == whole
 
 
 def test_verify_counts_what_is_not_built_yet_as_missing(request_: BuildRequest) -> None:

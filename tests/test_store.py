@@ -75,7 +75,7 @@ def flip(path: Path, offset: int) -> None:
 
 def test_rows_come_back_bit_for_bit_in_any_order(filled: Path) -> None:
     store, values = LatentStore.open(filled), rows()
-    wanted = [r for r in range(NUM_CLIPS) if r != FAILED][::-3] + [3, 3]
+    wanted = [*[r for r in range(NUM_CLIPS) if r != FAILED][::-3], 3, 3]
     assert store.read(wanted).view(np.uint16).tolist() == values[wanted].view(np.uint16).tolist()
     assert store.usable_rows() == [r for r in range(NUM_CLIPS) if r != FAILED]
 
@@ -116,23 +116,30 @@ def test_what_a_row_was_made_from_comes_back(filled: Path) -> None:
     assert (ref.frame_indices, ref.crop.left, ref.size_px) == ((0, 1, 2, 3), 8, 32)
 
 
+def assert_right_or_refused(store: LatentStore, row: int, values: Latents, faulty: set[str]) -> None:
+    try:
+        found = store.read([row])
+    except CacheError:
+        found = None
+    if found is None:
+        assert store.clips[row].id in faulty
+    else:
+        assert np.array_equal(found.view(np.uint16), values[[row]].view(np.uint16))
+
+
 @pytest.mark.parametrize("shard", [0, 1])
 def test_any_flipped_bit_is_found_and_never_read_as_a_number(cache: Path, shard: int) -> None:
     store, values = LatentStore.open(cache), rows()
     path = shard_file(cache, shard)
     original = path.read_bytes()
-    for offset in np.random.default_rng(shard).integers(0, len(original), 40).tolist():
+    for offset in np.random.default_rng(shard).integers(0, len(original), 12).tolist():
         flip(path, offset)
         faults = store.check(shard, every_byte=True)
         assert faults
         assert {fault.kind for fault in faults} == {"corrupt"}
         for row in store.rows_of(shard):
             if row != FAILED:
-                try:
-                    assert np.array_equal(store.read([row]).view(np.uint16), values[[row]].view(np.uint16))
-                except CacheError as error:
-                    assert store.clips[row].id in {fault.id for fault in faults}  # noqa: PT017
-                    assert "checksum" in str(error)  # noqa: PT017
+                assert_right_or_refused(store, row, values, {fault.id for fault in faults})
         path.write_bytes(original)
 
 
@@ -150,7 +157,7 @@ def test_a_missing_a_short_and_a_foreign_shard_are_each_found(cache: Path) -> No
     store = LatentStore.open(cache)
     shard_file(cache, 1).unlink()
     assert {fault.kind for fault in store.check(1, every_byte=False)} == {"missing"}
-    with pytest.raises(CacheError, match="shard 1 of .* is missing"):
+    with pytest.raises(CacheError, match=r"shard 1 of .* is missing"):
         store.read([70])
     shard_file(cache, 1).write_bytes(shard_file(cache, 0).read_bytes()[:-20])
     assert {fault.kind for fault in store.check(1, every_byte=False)} == {"corrupt"}
@@ -167,7 +174,7 @@ def test_a_shard_without_its_mark_is_not_done_and_not_read(cache: Path) -> None:
     store = LatentStore.open(cache)
     assert store.pending() == [1]
     assert {fault.kind for fault in store.check(1, every_byte=True)} == {"missing"}
-    with pytest.raises(CacheError, match="shard 1 of .* is not done"):
+    with pytest.raises(CacheError, match=r"shard 1 of .* is not done"):
         store.read([70])
 
 

@@ -97,7 +97,7 @@ def test_factorized_blocks_refuse_a_mask_that_is_not_made_of_tubes(student: Stud
 def test_a_factorized_block_looks_along_time_and_along_space_only() -> None:
     block = FactorizedBlock(16, 2, 2.0).eval()
     x = torch.randn(1, 3, 5, 16, generator=_generator())
-    attended = torch.autograd.functional.jacobian(lambda y: block.time_attention(block.time_norm(y).transpose(1, 2).reshape(5, 3, 16)), x)
+    attended = torch.func.jacrev(lambda y: block.time_attention(block.time_norm(y).transpose(1, 2).reshape(5, 3, 16)))(x)
     across = attended.view(5, 3, 16, 3, 5, 16).abs().amax(dim=(1, 2, 3, 5))  # position out x position in
     assert torch.equal(across > 0, torch.eye(5, dtype=torch.bool))
 

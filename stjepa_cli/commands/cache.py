@@ -11,6 +11,7 @@ import typer
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
 from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.cache import BuildResult, VerifyResult
@@ -57,7 +58,7 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the cache that is there first.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    def call(progress: console.Progress) -> BuildResult:
+    def call(progress: Progress) -> BuildResult:
         from stjepa_cli import cache as library
 
         root = config.ssv2_root(data_root)
@@ -86,13 +87,14 @@ def build(
 def verify(
     cache: options.Cache = None,
     level: Annotated[Level, typer.Option(help="quick: marks, sizes, indexes. full: every byte.")] = Level.quick,
+    repair: Annotated[bool, typer.Option("--repair", help="Drop the marks of bad shards: the next build fills them.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 2,
     as_json: options.Json = False,
 ) -> None:
-    def call(progress: console.Progress) -> VerifyResult:
+    def call(progress: Progress) -> VerifyResult:
         from stjepa_cli import cache as library
 
-        return library.verify(_cache_to_check(cache), level=level.value, workers=workers, progress=progress)
+        return library.verify(_cache_to_check(cache), level=level.value, repair=repair, workers=workers, progress=progress)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)
 
@@ -123,8 +125,11 @@ def _show_build(result: BuildResult) -> None:
     console.show_pairs("Built", pairs | {"time": f"{result.seconds:.1f} s"})
     if result.failed:
         rows = [(clip.id, clip.error) for clip in result.failed[:MAX_SHOWN]]
-        more = len(result.failed) - len(rows)
-        console.show_table("Clips that could not be used", ("clip", "why"), rows, caption=f"and {more} more (--json has all)" if more else None)
+        console.show_table("Clips that could not be used", ("clip", "why"), rows, caption=_more(len(result.failed)))
+
+
+def _more(total: int) -> str | None:
+    return f"and {total - MAX_SHOWN} more (--json has all)" if total > MAX_SHOWN else None
 
 
 def _show_verify(result: VerifyResult) -> None:
@@ -142,6 +147,5 @@ def _show_verify(result: VerifyResult) -> None:
     console.show_pairs("ok" if result.ok else "NOT ok", pairs)
     if result.faults:
         rows = [(fault.id, fault.kind, fault.reason) for fault in result.faults[:MAX_SHOWN]]
-        more = len(result.faults) - len(rows)
-        console.show_table("What is wrong", ("clip", "kind", "why"), rows, caption=f"and {more} more (--json has all)" if more else None)
-        console.say("`stjepa cache build` fills in missing clips; for corrupt ones remove their shard's file in marks/ first.")
+        console.show_table("What is wrong", ("clip", "kind", "why"), rows, caption=_more(len(result.faults)))
+        console.say("Next: `stjepa cache verify --level full --repair`, then `stjepa cache build`: it fills exactly what is missing.")

@@ -9,6 +9,7 @@ import typer
 
 from stjepa_cli import console
 from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.demonstration import DemoResult
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("demo", help="Run the whole chain on generated video files, in a few minutes on a CPU.\n\nExample: stjepa demo --keep")(demo)
+    app.command("demo", help="Run the whole chain on generated video files, in a few minutes on a CPU.\n\nExample: stjepa demo --keep")(
+        demo
+    )
 
 
 def demo(
@@ -24,7 +27,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos and the cache too.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    def call(progress: console.Progress) -> DemoResult:
+    def call(progress: Progress) -> DemoResult:
         from stjepa_cli.demonstration import demonstrate
 
         return demonstrate(out, keep=keep, progress=progress)

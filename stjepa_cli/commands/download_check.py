@@ -34,7 +34,9 @@ def download_check(
     place = config.cache_path(cache, root)
 
     def render(result: Readiness) -> None:
-        rows = [("ok" if check.ok else "NO", check.name, check.detail + (f"\n-> {check.fix}" if check.fix else "")) for check in result.checks]
+        rows = [
+            ("ok" if check.ok else "NO", check.name, check.detail + (f"\n-> {check.fix}" if check.fix else "")) for check in result.checks
+        ]
         console.show_table("What is there", ("", "check", "found, and what to do"), rows)
 
     console.run_command(

@@ -9,6 +9,7 @@ import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +32,7 @@ def root() -> None:
 def ucf101(
     data_root: options.UCF101Root = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint, or a folder for its newest. [default: the newest]")] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None,
     split: Annotated[int, typer.Option(min=1, max=3, help="Official split.")] = 1,
     protocol: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: " + ", ".join(PROTOCOLS) + "]")] = None,
     limit: Annotated[
@@ -47,7 +46,7 @@ def ucf101(
     out: Annotated[Path | None, typer.Option(help="Folder of the report. [default: beside the checkpoint]")] = None,
     as_json: options.Json = False,
 ) -> None:
-    def call(progress: console.Progress) -> EvaluationResult:
+    def call(progress: Progress) -> EvaluationResult:
         from stjepa_cli.datasets.base import open_dataset
         from stjepa_cli.devices import pick_device
         from stjepa_cli.evaluation import evaluate, write_report

@@ -9,6 +9,7 @@ import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.inspection import CheckpointReport
@@ -21,12 +22,14 @@ def root() -> None:
     pass
 
 
-@app.command(help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints")
+@app.command(
+    help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints"
+)
 def checkpoint(
     path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest. [default: checkpoints]")] = None,
     as_json: options.Json = False,
 ) -> None:
-    def call(_: console.Progress) -> CheckpointReport:
+    def call(_: Progress) -> CheckpointReport:
         from stjepa_cli import inspection
 
         return inspection.inspect_checkpoint(config.checkpoints_dir(path))

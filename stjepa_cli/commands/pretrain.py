@@ -10,6 +10,7 @@ import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.training import PretrainResult
@@ -62,7 +63,7 @@ def pretrain(
         "memory_gb": memory_gb,
     }
 
-    def call(progress: console.Progress) -> PretrainResult:
+    def call(progress: Progress) -> PretrainResult:
         run = config.resolve_run(_places(data_root), file=config_file, flags=flags)
         from stjepa_cli import training
 

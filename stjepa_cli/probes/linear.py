@@ -138,9 +138,7 @@ def fit_logistic(x: Tensor, targets: Tensor, num_classes: int, strength: float, 
     """
     weights = torch.zeros(num_classes, x.shape[1] + 1)
     wanted = torch.zeros(len(x), num_classes).scatter_(1, targets[:, None], 1.0)
-    optimizer = torch.optim.LBFGS(
-        [weights], max_iter=MAX_STEPS, tolerance_grad=tolerance, history_size=10, line_search_fn="strong_wolfe"
-    )
+    optimizer = torch.optim.LBFGS([weights], max_iter=MAX_STEPS, tolerance_grad=tolerance, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:  # the gradient by hand: autograd takes 1.7 times as long here
         log_shares = torch.addmm(weights[:, -1], x, weights[:, :-1].T).log_softmax(dim=1)

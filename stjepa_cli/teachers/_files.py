@@ -44,7 +44,7 @@ class ModelFiles:
         """
         path = self.folder / "config.json"
         if not path.is_file():
-            raise TeacherError(f"{self.folder} holds no model", got="no config.json", expected="what save_pretrained writes", fix=OTHERS)
+            raise TeacherError(f"{self.folder} holds no model", got="no config.json", expected="a saved model", fix=OTHERS)
         return read_json(path)
 
     def weights(self) -> tuple[Path, ...]:

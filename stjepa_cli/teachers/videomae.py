@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.devices import autocast
-from stjepa_cli.errors import ConfigError, NotReady, TeacherError
+from stjepa_cli.errors import ConfigError, NotReadyError, TeacherError
 from stjepa_cli.nouns import ClipSpec, TeacherCard
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher, kind_of, read_json
 
@@ -91,15 +91,16 @@ def _load(folder: Path) -> VideoMAEModel:
 
     Raises:
         TeacherError: weights that cannot be read or are not all there; transformers would draw those at random.
-        NotReady: transformers is not installed.
+        NotReadyError: transformers is not installed.
     """
     try:
         from transformers import VideoMAEModel
     except ImportError as error:
-        raise NotReady("transformers is not installed", fix="Type `pip install 'transformers>=5,<6'`, or use `--teacher hog`.") from error
+        raise NotReadyError("transformers is not installed", fix="Type `pip install 'transformers>=5,<6'`, or use `hog`.") from error
     try:
         with _quiet():
-            model, found = VideoMAEModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+            options = {"local_files_only": True, "dtype": torch.float32, "output_loading_info": True}
+            model, found = VideoMAEModel.from_pretrained(folder, **options)
     except Exception as error:  # each weight format has its own errors, and some are not of any public type
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise TeacherError(f"the weights in {folder} cannot be loaded", got=reason, fix="Copy or fetch them again.") from error
@@ -138,7 +139,7 @@ def _pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...
     except (TypeError, ValueError) as error:
         raise TeacherError(f"{path}: image_mean and image_std must be numbers", got=error) from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise TeacherError(f"{path}: image_mean and image_std do not suit colour", got=f"{mean} and {std}", expected="3 numbers each, std > 0")
+        raise TeacherError(f"{path}: image_mean or image_std does not suit colour", got=f"{mean}, {std}", expected="3 numbers, std > 0")
     return mean, std
 
 

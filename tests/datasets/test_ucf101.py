@@ -45,9 +45,7 @@ def test_every_known_layout_is_found(tmp_path: Path, lists: str, videos: str) ->
     assert (item.id, item.label, item.group) == ("v_Archery_g08_c01", 0, "g08")
 
 
-@pytest.mark.parametrize(
-    "line", ["HandStandPushups/v_HandStandPushups_g08_c01.avi", "handstandpushups/V_HANDSTANDPUSHUPS_g08_c01.avi"]
-)
+@pytest.mark.parametrize("line", ["HandStandPushups/v_HandStandPushups_g08_c01.avi", "handstandpushups/V_HANDSTANDPUSHUPS_g08_c01.avi"])
 def test_the_case_of_folders_and_files_does_not_matter(tmp_path: Path, line: str) -> None:
     root = lay_out(tmp_path)
     write_crlf(root / "ucfTrainTestlist" / "testlist01.txt", [line])

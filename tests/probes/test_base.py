@@ -13,9 +13,7 @@ from stjepa_cli.errors import ConfigError, StjepaError
 from stjepa_cli.probes.base import Features, build, nearest, top_k_share
 
 
-def make_features(
-    num_rows: int, *, num_classes: int = 4, dim: int = 6, noise: float = 1.0, side: str = "train", seed: int = 0
-) -> Features:
+def make_features(num_rows: int, *, num_classes: int = 4, dim: int = 6, noise: float = 1.0, side: str = "train", seed: int = 0) -> Features:
     """Rows scattered around one centre a class; three rows to a group; both sides share the centres."""
     centres = torch.randn(num_classes, dim, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(num_rows) % num_classes
@@ -49,9 +47,7 @@ class TestEveryProbe:
     def test_easy_features_are_solved_and_noise_is_not(self, name: str) -> None:
         key = {"retrieval": "r1"}.get(name, "top1")
         easy = build(name).fit_score(make_features(80, noise=0.01), make_features(40, noise=0.01, side="test", seed=1), 4, seed=0)
-        hopeless = build(name).fit_score(
-            make_features(80, noise=1e3), make_features(400, noise=1e3, side="test", seed=1), 4, seed=0
-        )
+        hopeless = build(name).fit_score(make_features(80, noise=1e3), make_features(400, noise=1e3, side="test", seed=1), 4, seed=0)
         assert easy.figures[key] == 1.0
         assert abs(hopeless.figures[key] - 0.25) < 0.1
 

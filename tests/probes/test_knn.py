@@ -43,10 +43,7 @@ def test_votes_and_figures_equal_a_loop() -> None:
     assert torch.allclose(result.scores, torch.tensor(votes), atol=1e-4)
     truths = test.labels.tolist()
     for k in (1, 5):
-        hits = [
-            truth in sorted(range(8), key=lambda c: -row[c])[:k] and row[truth] > 0
-            for row, truth in zip(votes, truths, strict=True)
-        ]
+        hits = [truth in sorted(range(8), key=lambda c: -row[c])[:k] and row[truth] > 0 for row, truth in zip(votes, truths, strict=True)]
         assert math.isclose(result.figures[f"top{k}"], sum(hits) / 30)
 
 

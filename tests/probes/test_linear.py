@@ -109,9 +109,7 @@ def test_the_chosen_strength_is_the_best_on_held_out_groups() -> None:
     train = draw(4, 10, 4, noise=3.0)
     chosen = choose_strength(train, seed=0)
     ((fit, held_out),) = group_splits(train, seed=0)
-    shares = [
-        float((fit_predict(fit, held_out.values, 4, s, 1e-4).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS
-    ]
+    shares = [float((fit_predict(fit, held_out.values, 4, s, 1e-4).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS]
     assert chosen["strength"] == STRENGTHS[shares.index(max(shares))]
     assert chosen["held_out_top1"] == pytest.approx(max(shares))
 

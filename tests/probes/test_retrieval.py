@@ -39,9 +39,7 @@ def test_figures_equal_a_loop() -> None:
     train = features(
         (torch.randn(120, 4, generator=generator) + 3).tolist(), torch.randint(30, (120,), generator=generator).tolist(), "train"
     )
-    test = features(
-        (torch.randn(40, 4, generator=generator) - 2).tolist(), torch.randint(30, (40,), generator=generator).tolist(), "test"
-    )
+    test = features((torch.randn(40, 4, generator=generator) - 2).tolist(), torch.randint(30, (40,), generator=generator).tolist(), "test")
 
     def centred(side: Features) -> list[list[float]]:
         means = [sum(column) / len(side) for column in zip(*side.values.tolist(), strict=True)]
@@ -65,9 +63,7 @@ def test_an_offset_of_a_whole_set_does_not_matter() -> None:
     values, labels = torch.randn(60, 6, generator=generator), (torch.arange(60) % 5).tolist()
     train, test = features(values[:40].tolist(), labels[:40], "train"), features(values[40:].tolist(), labels[40:], "test")
     moved = features((values[40:] + 7).tolist(), labels[40:], "test")
-    assert (
-        RetrievalProbe().fit_score(train, test, 5, seed=0).figures == RetrievalProbe().fit_score(train, moved, 5, seed=0).figures
-    )
+    assert RetrievalProbe().fit_score(train, test, 5, seed=0).figures == RetrievalProbe().fit_score(train, moved, 5, seed=0).figures
 
 
 def test_a_single_query_is_refused_because_its_set_has_no_spread() -> None:

@@ -16,7 +16,6 @@ from stjepa_cli.teachers.hog import NUM_FLOW_BINS, NUM_STATIC_BINS, Hog
 from tests.contracts import TeacherContract, noise_clips
 
 SMALL = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
-RIGHT, DOWN, LEFT = 0, 2, 4
 
 
 def _hog(clip: ClipSpec = SMALL) -> Hog:
@@ -44,12 +43,14 @@ def _waves(dx: float, dy: float, *, spec: ClipSpec = SMALL, offset: int = 0) -> 
 
 def _flow(teacher: Hog, clips: Tensor) -> Tensor:
     """Flow histograms of the finest scale, (tokens and cells, 8)."""
-    return teacher.encode(clips)[0, :, teacher.channels["flow"]].reshape(-1, teacher.scales, 4, NUM_FLOW_BINS)[:, 0].flatten(0, 1)
+    return (
+        teacher.encode(clips)[0, :, teacher.channels["flow"]].reshape(-1, teacher.scales, 4, NUM_FLOW_BINS)[:, 0].reshape(-1, NUM_FLOW_BINS)
+    )
 
 
 def _backwards(tokens: Tensor, spec: ClipSpec) -> Tensor:
     """The same tokens in reversed order of time."""
-    return tokens.unflatten(1, (spec.grid.t, -1)).flip(1).flatten(1, 2)
+    return tokens.reshape(len(tokens), spec.grid.t, -1, tokens.shape[2]).flip(1).flatten(1, 2)
 
 
 def test_the_default_geometry_has_more_channels_than_are_stored() -> None:
@@ -57,7 +58,9 @@ def test_the_default_geometry_has_more_channels_than_are_stored() -> None:
     assert (outline.clip, outline.dim) == (ClipSpec(), 420)
 
 
-@pytest.mark.parametrize("clip", [ClipSpec(1, 12, 1, 4), ClipSpec(3, 14, 3, 7), ClipSpec(4, 6, 1, 2), ClipSpec(4, 42, 2, 14), ClipSpec(2, 3, 2, 1)])
+@pytest.mark.parametrize(
+    "clip", [ClipSpec(1, 12, 1, 4), ClipSpec(3, 14, 3, 7), ClipSpec(4, 6, 1, 2), ClipSpec(4, 42, 2, 14), ClipSpec(2, 3, 2, 1)]
+)
 def test_any_geometry(clip: ClipSpec) -> None:
     teacher = _hog(clip)
     tokens = teacher.encode(noise_clips(teacher, 2))
@@ -65,12 +68,13 @@ def test_any_geometry(clip: ClipSpec) -> None:
     assert tokens.isfinite().all()
 
 
-@pytest.mark.parametrize(("dx", "dy", "direction"), [(1, 0, RIGHT), (-1, 0, LEFT), (0, 1, DOWN)])
-def test_flow_points_where_things_move(dx: int, dy: int, direction: int) -> None:
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1)])
+def test_flow_points_where_things_move(dx: int, dy: int) -> None:
     teacher = _hog()
-    moving = _flow(teacher, _waves(dx, dy)).mean(0)
-    assert moving.argmax() == direction
-    assert moving[direction] > 4 * moving[(direction + 4) % NUM_FLOW_BINS]
+    votes = _flow(teacher, _waves(dx, dy)).mean(0)
+    angles = torch.arange(NUM_FLOW_BINS) * 2 * math.pi / NUM_FLOW_BINS
+    mean = torch.stack([votes @ angles.cos(), votes @ angles.sin()])
+    assert torch.cosine_similarity(mean, torch.tensor([float(dx), float(dy)]), dim=0) > 0.99
 
 
 def test_the_faster_the_more_flow_and_none_where_nothing_moves() -> None:
@@ -87,14 +91,14 @@ def test_playing_backwards_changes_motion_and_nothing_else() -> None:
     channels = teacher.channels
     torch.testing.assert_close(back[..., channels["static"]], forth[..., channels["static"]])
     cosine = torch.cosine_similarity(forth[..., channels["flow"]], back[..., channels["flow"]], dim=-1)
-    assert cosine.max() < 0.2
+    assert cosine.mean() < 0.1
 
 
 def test_playing_backwards_swaps_opposite_directions() -> None:
     teacher = _hog()
     clips = noise_clips(teacher, 1)
-    forth = teacher.encode(clips)[..., teacher.channels["flow"]].unflatten(-1, (-1, NUM_FLOW_BINS))
-    back = _backwards(teacher.encode(clips.flip(1)), SMALL)[..., teacher.channels["flow"]].unflatten(-1, (-1, NUM_FLOW_BINS))
+    forth = teacher.encode(clips)[..., teacher.channels["flow"]].reshape(-1, NUM_FLOW_BINS)
+    back = _backwards(teacher.encode(clips.flip(1)), SMALL)[..., teacher.channels["flow"]].reshape(-1, NUM_FLOW_BINS)
     torch.testing.assert_close(back.roll(NUM_FLOW_BINS // 2, -1), forth, atol=1e-5, rtol=1e-4)
 
 
@@ -122,7 +126,7 @@ def test_flat_clips_give_zeros(value: int) -> None:
     assert teacher.encode(torch.full((1, 8, 3, 32, 32), value, dtype=torch.uint8)).count_nonzero() == 0
 
 
-@pytest.mark.parametrize(("kind", "longest"), [("static", 0.5), ("flow", 1.0)])
+@pytest.mark.parametrize(("kind", "longest"), [("static", 0.7), ("flow", 1.0)])
 def test_norms_are_bounded(kind: str, longest: float) -> None:
     teacher = _hog()
     norms = teacher.encode(noise_clips(teacher, 2))[..., teacher.channels[kind]].norm(dim=-1)

@@ -58,7 +58,7 @@ class TestVideoMaeContract(TeacherContract):
         return open_teacher(teacher.card.name)
 
 
-def _expected(model: torch.nn.Module, teacher: Teacher, clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+def _expected(model: torch.nn.Module, clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     pixels = (clips.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
         tokens: torch.Tensor = model.eval()(pixel_values=pixels).last_hidden_state
@@ -66,9 +66,9 @@ def _expected(model: torch.nn.Module, teacher: Teacher, clips: torch.Tensor, mea
 
 
 def test_tokens_equal_those_of_transformers(saved: Path) -> None:
-    teacher, clips = open_teacher(str(saved)), None
+    teacher = open_teacher(str(saved))
     clips = noise_clips(teacher, 2)
-    assert torch.equal(teacher.encode(clips), _expected(VideoMAEModel.from_pretrained(saved), teacher, clips, *IMAGENET))
+    assert torch.equal(teacher.encode(clips), _expected(VideoMAEModel.from_pretrained(saved), clips, *IMAGENET))
 
 
 @pytest.mark.parametrize("cls", [VideoMAEModel, VideoMAEForVideoClassification, VideoMAEForPreTraining])
@@ -80,7 +80,7 @@ def test_every_kind_of_checkpoint_gives_its_encoder(cls: type, mean_pooling: boo
     teacher = open_teacher(str(tmp_path))
     clips = noise_clips(teacher, 1)
     encoder = model if cls is VideoMAEModel else model.videomae
-    torch.testing.assert_close(teacher.encode(clips), _expected(encoder, teacher, clips, *IMAGENET), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(teacher.encode(clips), _expected(encoder, clips, *IMAGENET), atol=1e-6, rtol=1e-6)
 
 
 def test_biases_under_their_old_names_are_read(folder: Path) -> None:
@@ -112,7 +112,7 @@ def test_colours_are_normalised_as_the_preprocessor_says(folder: Path, name: str
     (folder / name).write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7]}))
     teacher = open_teacher(str(folder))
     clips = noise_clips(teacher, 1)
-    expected = _expected(VideoMAEModel.from_pretrained(folder), teacher, clips, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
+    expected = _expected(VideoMAEModel.from_pretrained(folder), clips, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
     torch.testing.assert_close(teacher.encode(clips), expected, atol=1e-6, rtol=1e-6)
 
 
@@ -146,7 +146,11 @@ def test_weights_in_several_files_are_all_digested(folder: Path) -> None:
 def test_sampling_is_free_and_geometry_is_not(saved: Path) -> None:
     dense = ClipSpec(4, 32, 2, 8, sampling="dense", stride=3)
     assert open_teacher(str(saved), clip=dense).card.clip == dense
-    for wrong, field in ((ClipSpec(8, 32, 2, 8), "num_frames"), (ClipSpec(4, 64, 2, 8), "size_px"), (ClipSpec(4, 32, 2, 16), "patch_px")):
+    for wrong, field in (
+        (ClipSpec(8, 32, 2, 8), "num_frames"),
+        (ClipSpec(4, 64, 2, 8), "size_px"),
+        (ClipSpec(4, 32, 2, 16), "patch_px"),
+    ):
         for ask in (open_teacher, survey):
             with pytest.raises(TeacherError, match=f"one geometry and {field} is another: got .*, expected "):
                 ask(str(saved), clip=wrong)
@@ -191,7 +195,7 @@ def _pointer(folder: Path) -> None:
         (_cut, "the weights in .* cannot be loaded"),
         (_drop_tensor, "not all there: got 1 tensors missing, first encoder.layer.1.output.dense.weight"),
         (_pointer, "Git LFS pointer.*lfs pull"),
-        (lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 0, 0]}'), "image_std do not suit"),
+        (lambda f: (f / "preprocessor_config.json").write_text('{"image_std": [0, 0, 0]}'), "image_std does not suit"),
     ],
 )
 def test_bad_files_are_told_in_one_line(folder: Path, spoil: object, message: str, capfd: pytest.CaptureFixture[str]) -> None:
