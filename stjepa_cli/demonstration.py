@@ -35,11 +35,12 @@ class Recipe:
     num_clips: int = 3000
     num_train: int = 400
     num_test: int = 400
-    epochs: int = 12
-    batch_size: int = 64
+    epochs: int = 28
+    batch_size: int = 32
     lr: float = 2e-3
     mask_ratio: float = 0.5
     preset: str = "tiny"
+    latent_dim: int = 96
     pool: str = "time"
     seed: int = 0
 
@@ -91,7 +92,7 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     write_ucf101(ucf101, recipe.num_train, recipe.num_test, recipe.seed + 1, progress=progress)
     teacher = str(files("stjepa_cli") / "assets" / TEACHER)
     progress.note("2/5 cache build: the teacher runs once over every clip")
-    built = cache.build(cache.BuildRequest(ssv2, out / "cache", teacher=teacher, batch_size=64, workers=2), progress)
+    built = cache.build(cache.BuildRequest(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim, workers=2), progress)
     progress.note("3/5 cache verify: every byte")
     verified = cache.verify(out / "cache", level="full", progress=progress)
     progress.note("4/5 pretrain: the student predicts latents of hidden tubes; the teacher no longer runs")

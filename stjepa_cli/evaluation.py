@@ -159,13 +159,24 @@ def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
     Raises:
         DatasetError: a video, or the source that videos were cut from, is on both sides; the message names one.
     """
-    for what in ("id", "path", "group"):
-        seen = {value for item in train if (value := getattr(item, what)) is not None}
-        both = sorted(str(value) for item in test if (value := getattr(item, what)) in seen)
+    for what, key in (("video", _id), ("file", _path), ("group", _source)):
+        seen = {key(item) for item in train} - {None}
+        both = sorted({str(key(item)) for item in test if key(item) in seen})
         if both:
-            raise DatasetError(
-                f"train and test share {len(set(both))} of their {what}s", got=both[0], fix="Put back the official split files."
-            )
+            raise DatasetError(f"train and test share {len(both)} of their {what}s", got=both[0], fix="Put back the official split files.")
+
+
+def _id(item: VideoItem) -> str | None:
+    return item.id
+
+
+def _path(item: VideoItem) -> str | None:
+    return str(item.path)
+
+
+def _source(item: VideoItem) -> str | None:
+    """The source that a video was cut from: groups are counted within a class."""
+    return None if item.group is None else f"{item.group} of class {item.label}"
 
 
 def write_report(result: EvaluationResult, out: Path) -> tuple[Path, ...]:

@@ -132,7 +132,7 @@ class Predictor(nn.Module):
         self.blocks = nn.ModuleList(JointBlock(config.dim, config.num_heads, self.MLP_RATIO) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim)
         self.out = nn.Linear(config.dim, out_dim)
-        self.register_buffer("positions", sincos_positions(grid, config.dim), persistent=False)
+        self.register_buffer("positions", config.position_scale * sincos_positions(grid, config.dim), persistent=False)
         init_weights(self, generator)
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 

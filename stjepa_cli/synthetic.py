@@ -3,8 +3,8 @@
 A clip shows one textured object before a textured background. Its label says how the object moves, and *only* the motion
 says it. The pose of an object has four axes (x, y, angle, log size). Along the axis of its label the object travels from
 one end of a segment to the other; along the other three it rests at a random moment of a segment drawn in the same way.
-So a frame taken at a random time has the same distribution in every class, and a segment run backwards is a segment of
-the opposite class: whoever looks at single frames can only guess.
+So a frame taken at an unknown, random time has the same distribution in every class, and a segment run backwards is a
+segment of the opposite class. (A frame *known* to be the first does tell something: what will move right starts on the left.)
 
 Two families share no texture, no shape and no speed: `train` is for teachers and pretraining, `unseen` for evaluation.
 """

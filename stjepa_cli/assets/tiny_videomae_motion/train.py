@@ -1,7 +1,8 @@
 """Trains the demo's teacher from nothing: `python -m stjepa_cli.assets.tiny_videomae_motion.train OUT`.
 
-A VideoMAE of 0.5 M parameters learns to tell the eight motions of generated clips apart, with labels, in some ten minutes on
-two CPU cores. Its weights are then frozen for good. The seed and the sizes below made the folder that is shipped.
+A VideoMAE of four layers learns to tell the eight motions of generated clips apart, with labels, in seven minutes on two CPU
+cores. Its first two layers are released: the tokens of the last are little but the class, which teaches a student less.
+The seed and the sizes below made the folder that is shipped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.synthetic import MOTIONS, FamilyName, draw_clips
@@ -23,7 +24,7 @@ from stjepa_cli.synthetic import MOTIONS, FamilyName, draw_clips
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED, NUM_CLIPS, NUM_STEPS, BATCH_SIZE, PEAK_LR = 0, 12_000, 1_600, 64, 2e-3
-WIDTH, DEPTH, HEADS = 96, 4, 4
+WIDTH, DEPTH, HEADS, RELEASED_DEPTH = 96, 4, 4, 2
 
 
 def draw(num_clips: int, seed: int, family: FamilyName) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,7 @@ def accuracy(classifier: VideoMAEForVideoClassification, clips: Tensor, labels: 
 
 
 def train(out: Path) -> dict[str, float]:
-    """Train, save as float16 and return the accuracies on held-out clips of both families."""
+    """Train, release and return the accuracies of the whole classifier on held-out clips of both families."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     clips, labels = draw(NUM_CLIPS, SEED, "train")
@@ -97,10 +98,18 @@ def train(out: Path) -> dict[str, float]:
         if (step + 1) % 100 == 0:
             shown = {family: round(accuracy(classifier, *data), 4) for family, data in held_out.items()}
             print(f"step {step + 1}: loss {loss.item():.3f}, accuracy {shown}, {time.monotonic() - started:.0f} s", flush=True)
-    classifier.half().save_pretrained(out)
-    (out / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD, "size": SPEC.size_px}, indent=2) + "\n")
-    classifier.float()
+    release(classifier, out)
     return {family: accuracy(classifier, *data) for family, data in held_out.items()}
+
+
+def release(classifier: VideoMAEForVideoClassification, out: Path) -> None:
+    """Save the first layers, without the head, as float16."""
+    config = VideoMAEConfig(**(classifier.config.to_dict() | {"num_hidden_layers": RELEASED_DEPTH, "dtype": None}))
+    encoder = VideoMAEModel(config)
+    known = encoder.state_dict()
+    encoder.load_state_dict({name: tensor for name, tensor in classifier.videomae.state_dict().items() if name in known})
+    encoder.half().save_pretrained(out)
+    (out / "preprocessor_config.json").write_text(json.dumps({"image_mean": MEAN, "image_std": STD, "size": SPEC.size_px}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
