@@ -35,7 +35,7 @@ class Recipe:
     num_clips: int = 3000
     num_train: int = 400
     num_test: int = 400
-    epochs: int = 28
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 2e-3
     mask_ratio: float = 0.5

@@ -159,7 +159,7 @@ def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
     Raises:
         DatasetError: a video, or the source that videos were cut from, is on both sides; the message names one.
     """
-    for what, key in (("video", _id), ("file", _path), ("group", _source)):
+    for what, key in (("id", _id), ("path", _path), ("group", _source)):
         seen = {key(item) for item in train} - {None}
         both = sorted({str(key(item)) for item in test if key(item) in seen})
         if both:

@@ -94,7 +94,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, checkpoi
     for name, parameter in module.named_parameters():
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
         if mine:
-            optimizer.state[parameter] = {key: value if value.ndim == 0 else value.to(parameter.device) for key, value in mine.items()}
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in mine.items()}
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, object, object]]:

@@ -94,12 +94,23 @@ def test_factorized_blocks_refuse_a_mask_that_is_not_made_of_tubes(student: Stud
     assert joint_only(_clips(), replace(_mask(), is_tube=False)).shape[1] == _mask().visible.shape[1]
 
 
-def test_a_factorized_block_looks_along_time_and_along_space_only() -> None:
+@pytest.mark.parametrize(("silenced", "reached"), [("space_attention", "its position"), ("time_attention", "its time")])
+@torch.no_grad()
+def test_a_factorized_block_looks_along_time_and_along_space_only(silenced: str, reached: str) -> None:
     block = FactorizedBlock(16, 2, 2.0).eval()
+    for module in (getattr(block, silenced).proj, block.mlp[-1]):
+        torch.nn.init.zeros_(module.weight)
+        torch.nn.init.zeros_(module.bias)
     x = torch.randn(1, 3, 5, 16, generator=_generator())
-    attended = torch.func.jacrev(lambda y: block.time_attention(block.time_norm(y).transpose(1, 2).reshape(5, 3, 16)))(x)
-    across = attended.view(5, 3, 16, 3, 5, 16).abs().amax(dim=(1, 2, 3, 5))  # position out x position in
-    assert torch.equal(across > 0, torch.eye(5, dtype=torch.bool))
+    poked = x.clone()
+    poked[0, 1, 2] = torch.randn(16, generator=_generator(1))
+    changed = (block(poked) - block(x))[0].abs().amax(dim=-1) > 1e-6  # (t, k)
+    expected = torch.zeros(3, 5, dtype=torch.bool)
+    if reached == "its position":
+        expected[:, 2] = True
+    else:
+        expected[1] = True
+    assert torch.equal(changed, expected)
 
 
 def test_a_joint_block_equals_the_same_arithmetic_by_hand() -> None:
