@@ -315,8 +315,8 @@ def _check_room(path: Path, num_clips: int, layout: ShardLayout) -> None:
     if needed > free:
         raise StjepaError(
             f"the disk of {path} has no room for the cache",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB",
+            got=f"{free / 1e6:,.1f} MB free",
+            expected=f"{needed / 1e6:,.1f} MB",
             fix="Choose another --cache, or fewer clips with --limit.",
         )
 

@@ -77,6 +77,7 @@ class NotReadyError(StjepaError):
 _STORAGE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this disk or account allows",
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "no permission to write",
     errno.EPERM: "no permission to write",

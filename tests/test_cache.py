@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +137,7 @@ def test_the_forecast_is_what_a_build_then_takes(request_: BuildRequest) -> None
 
 def test_a_disk_without_room_is_told_before_the_work(request_: BuildRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
-    with pytest.raises(StjepaError, match=r"has no room for the cache: got 0\.0 GB free"):
+    with pytest.raises(StjepaError, match=r"has no room for the cache: got 0\.0 MB free"):
         build(request_)
     assert not request_.cache.exists()
 
@@ -147,6 +150,26 @@ def test_a_damaged_mark_is_reported_and_repair_makes_the_next_build_fill_the_sha
     assert (found.ok, len(found.corrupt), found.present) == (False, 12, 0)
     assert not verify(request_.cache, repair=True).ok
     assert build(request_).written == 12
+    assert files(request_.cache) == whole
+
+
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_the_next_build_goes_on(request_: BuildRequest, tiny_ssv2: Path) -> None:
+    build(replace(request_, rows_per_shard=4))
+    whole = files(request_.cache)
+    for shard in (1, 2):
+        (request_.cache / "marks" / f"{shard}.json").unlink()
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pathlib import Path; from stjepa_cli.cache import BuildRequest, build; from stjepa_cli.nouns import ClipSpec\n"
+        f"request = BuildRequest(Path({str(tiny_ssv2)!r}), Path({str(request_.cache)!r}), teacher='hog', clip={SPEC!r}, latent_dim=16,\n"
+        "    batch_size=4, workers=1, device='cpu', rows_per_shard=4)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "build(request)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert "StjepaError: cannot write" in done.stderr, done.stderr
+    assert "larger than this disk" in done.stderr
+    assert build(replace(request_, rows_per_shard=4)).written == 8
     assert files(request_.cache) == whole
 
 

@@ -104,6 +104,7 @@ def test_a_full_disk_is_one_sentence_and_harms_nothing(path: Path) -> None:
         f"write_tensors(Path({str(path)!r}), {{'a': torch.zeros(10_000)}}, {{}})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
-    assert done.returncode != 0
+    assert "StjepaError: cannot write" in done.stderr
+    assert "larger than this disk" in done.stderr
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []

@@ -98,9 +98,8 @@ def test_factorized_blocks_refuse_a_mask_that_is_not_made_of_tubes(student: Stud
 @torch.no_grad()
 def test_a_factorized_block_looks_along_time_and_along_space_only(silenced: str, reached: str) -> None:
     block = FactorizedBlock(16, 2, 2.0).eval()
-    for module in (getattr(block, silenced).proj, block.mlp[-1]):
-        torch.nn.init.zeros_(module.weight)
-        torch.nn.init.zeros_(module.bias)
+    for parameter in [*getattr(block, silenced).proj.parameters(), *block.mlp[-1].parameters()]:
+        torch.nn.init.zeros_(parameter)
     x = torch.randn(1, 3, 5, 16, generator=_generator())
     poked = x.clone()
     poked[0, 1, 2] = torch.randn(16, generator=_generator(1))
