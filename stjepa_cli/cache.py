@@ -1,4 +1,4 @@
-"""Use cases of the cache: run the teacher once over a data set, and check what that left."""
+"""Use case: run the teacher once over a data set and keep its latents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stjepa_cli.nouns import ClipSpec, TeacherCard, software_versions
 from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.projection import Projection, ProjectionFit, default_kind
-from stjepa_cli.records import ROWS_PER_SHARD, CacheHeader, ClipRow, Fault, RowRecord, clips_digest, header_difference
+from stjepa_cli.records import ROWS_PER_SHARD, CacheHeader, ClipRow, RowRecord, clips_digest, header_difference
 from stjepa_cli.shards import Latents, ShardLayout, checksum
 from stjepa_cli.store import LatentStore
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
@@ -102,36 +102,6 @@ class BuildResult:
 
 
 @dataclass(frozen=True)
-class VerifyResult:
-    """What a check found.
-
-    Attributes:
-        ok: nothing is missing and nothing is corrupt.
-        expected: clips that the cache is for.
-        present: clips whose latents are there and pass.
-        missing: clips that are not there yet, or no longer.
-        failed: clips that have no latents because their videos could not be used; known, not an error.
-        corrupt: ids of the clips whose bytes are damaged.
-        missing_ids: ids of the missing clips.
-        faults: all that is wrong, with reasons.
-    """
-
-    ok: bool
-    cache: str
-    level: str
-    teacher: str
-    licence: str
-    expected: int
-    present: int
-    missing: int
-    failed: int
-    corrupt: tuple[str, ...]
-    missing_ids: tuple[str, ...]
-    faults: tuple[Fault, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
 class _Loaded:
     """A row on its way: its clip, or a record that says why there is none."""
 
@@ -150,7 +120,7 @@ def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
     """
     started = time.monotonic()
     items = _items(request)
-    teacher = open_teacher(request.teacher, clip=request.clip, device=pick_device(request.device))
+    teacher = open_teacher(request.teacher, clip=request.clip, device=pick_device(request.device), progress=progress)
     progress.note(f"teacher {teacher.card.name}: {teacher.card.clip}, {teacher.card.dim} channels, licence {teacher.card.licence}")
     if request.overwrite and (request.cache / "zarr.json").exists():
         LatentStore.remove(request.cache)
@@ -200,62 +170,6 @@ def forecast(request: BuildRequest) -> BuildResult:
         licence=found.licence,
         dry_run=True,
     )
-
-
-def verify(path: Path, *, level: str = "quick", repair: bool = False, workers: int = 2, progress: Progress = SILENT) -> VerifyResult:
-    """Check a cache without the teacher or the videos.
-
-    Args:
-        path: the cache.
-        level: `quick` reads header, marks, sizes and shard indexes; `full` reads every byte and checks its checksum.
-        repair: drop the marks of shards that are not whole, so that the next build computes exactly those again.
-        workers: threads.
-        progress: is told of every shard.
-
-    Raises:
-        CacheError: there is no cache, or its header or clip list is damaged.
-    """
-    if level not in ("quick", "full"):
-        raise ConfigError("unknown level", got=repr(level), expected="quick or full")
-    started = time.monotonic()
-    store = LatentStore.open(path)
-    store.projection()
-    faults: list[Fault] = []
-    failed = 0
-    shards = range(store.header.num_shards)
-    with progress.task(f"verify {level}", total=len(shards), unit="shards") as task:
-        checked = ordered_map(lambda shard: store.check(shard, every_byte=level == "full"), shards, num_workers=workers)
-        for shard, found in zip(shards, checked, strict=True):
-            faults += found
-            failed += _num_failed(store, shard)
-            if found and repair:
-                store.unmark(shard)
-            task.advance(1, faults=len(faults))
-    missing = tuple(fault.id for fault in faults if fault.kind == "missing")
-    corrupt = tuple(fault.id for fault in faults if fault.kind == "corrupt")
-    return VerifyResult(
-        ok=not faults,
-        cache=str(path),
-        level=level,
-        teacher=store.header.teacher.name,
-        licence=store.header.teacher.licence,
-        expected=store.header.num_clips,
-        present=store.header.num_clips - len(faults) - failed,
-        missing=len(missing),
-        failed=failed,
-        corrupt=corrupt,
-        missing_ids=missing,
-        faults=tuple(faults),
-        seconds=round(time.monotonic() - started, 3),
-    )
-
-
-def _num_failed(store: LatentStore, shard: int) -> int:
-    """Clips of a shard that are known to have failed; none where that cannot be known."""
-    try:
-        return sum(record.error is not None for record in store.records(shard))
-    except CacheError:
-        return 0
 
 
 def _items(request: BuildRequest) -> tuple[VideoItem, ...]:

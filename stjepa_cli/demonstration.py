@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli import cache, evaluation, training
+from stjepa_cli import cache, evaluation, training, verification
 from stjepa_cli.checkpoint import checkpoint_path
 from stjepa_cli.config import resolve_run
 from stjepa_cli.datasets.base import open_dataset
@@ -65,7 +65,7 @@ class DemoResult:
 
     out: str
     build: cache.BuildResult
-    verify: cache.VerifyResult
+    verify: verification.VerifyResult
     pretrain: training.PretrainResult
     infer: dict[str, dict[str, Any]]
     table: tuple[Row, ...]
@@ -94,7 +94,7 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     progress.note("2/5 cache build: the teacher runs once over every clip")
     built = cache.build(cache.BuildRequest(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim, workers=2), progress)
     progress.note("3/5 cache verify: every byte")
-    verified = cache.verify(out / "cache", level="full", progress=progress)
+    verified = verification.verify(out / "cache", level="full", progress=progress)
     progress.note("4/5 pretrain: the student predicts latents of hidden tubes; the teacher no longer runs")
     trained = _pretrain(out, ssv2, recipe, progress)
     progress.note("5/5 infer ucf101: frozen features, clips of a kind that no model has seen")

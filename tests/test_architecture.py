@@ -18,7 +18,7 @@ LAYERS = [
     {"main"},
     {"commands"},
     {"demonstration", "console"},
-    {"readiness", "cache", "training", "evaluation", "inspection"},
+    {"readiness", "cache", "verification", "training", "evaluation", "inspection"},
     {"encoders", "runs", "objectives"},
     {"probes", "batches", "layouts"},
     {"student", "teachers", "datasets", "store"},

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from stjepa_cli.cache import BuildRequest, build, forecast, verify
+from stjepa_cli.cache import BuildRequest, build, forecast
 from stjepa_cli.errors import CacheError, ConfigError, DatasetError, StjepaError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.store import LatentStore
 from stjepa_cli.teachers.base import open_teacher
+from stjepa_cli.verification import verify
 from stjepa_cli.video import read_clip
 from tests.media import truncate, write_audio_only, write_empty, write_text, write_tiny_ssv2, write_video
 

@@ -14,7 +14,8 @@ from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.cache import BuildResult, VerifyResult
+    from stjepa_cli.cache import BuildResult
+    from stjepa_cli.verification import VerifyResult
 
 app = typer.Typer(help="Build and check the cache of a teacher's latents.\n\nExample: stjepa cache build", no_args_is_help=True)
 
@@ -92,9 +93,9 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> VerifyResult:
-        from stjepa_cli import cache as library
+        from stjepa_cli.verification import verify as check
 
-        return library.verify(_cache_to_check(cache), level=level.value, repair=repair, workers=workers, progress=progress)
+        return check(_cache_to_check(cache), level=level.value, repair=repair, workers=workers, progress=progress)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)
 
