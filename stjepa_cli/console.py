@@ -120,11 +120,9 @@ class PlainProgress:
 class _PlainTask:
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
-        self.done, self.figures = 0, {}
+        self.done = 0
+        self.figures: dict[str, float] = {}
         self.started = self.shown = time.monotonic()
-        self.begun_at: int | None = None
-
-    figures: dict[str, float]
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self.done += count

@@ -87,7 +87,7 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     started = time.monotonic()
     _make_room(out)
     ssv2, ucf101 = out / "ssv2", out / "ucf101"
-    progress.note("1/5 generating clips: the label is only in the motion")
+    progress.note("1/5 generating clips: the label is in the motion")
     write_ssv2(ssv2, recipe.num_clips, 64, recipe.seed, progress=progress)
     write_ucf101(ucf101, recipe.num_train, recipe.num_test, recipe.seed + 1, progress=progress)
     teacher = str(files("stjepa_cli") / "assets" / TEACHER)

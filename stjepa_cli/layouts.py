@@ -84,6 +84,8 @@ def write_ucf101(root: Path, num_train: int, num_test: int, seed: int, *, progre
 
 def _test_groups(num_groups: int, share: float, split: int) -> set[int]:
     """The groups that a split tests on: `share` of them, starting at another one in each split."""
+    if num_groups < 2:
+        raise ValueError(f"train and test need groups of their own: {num_groups} group a class, expected 2 or more")
     count = min(num_groups - 1, max(1, round(share * num_groups)))
     first = split * max(1, num_groups // NUM_SPLITS)
     return {(first + i) % num_groups for i in range(count)}

@@ -206,8 +206,7 @@ def _optimizer(objective: Objective, config: OptimizerConfig) -> torch.optim.Ada
 def _train(session: _Session, progress: Progress) -> None:
     """Take the steps that are left, saving a checkpoint at the end of every epoch and of the run."""
     waiting: list[dict[str, Tensor | float]] = []
-    with progress.task("pretrain", total=session.last_step, unit="steps") as task:
-        task.advance(session.step)
+    with progress.task("pretrain", total=max(0, session.last_step - session.step), unit="steps") as task:
         for batch in _batches(session):
             waiting.append(_step(session, batch))
             ends = session.step == session.last_step or session.step % session.steps_per_epoch == 0
