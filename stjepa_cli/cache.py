@@ -5,73 +5,29 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from stjepa_cli.config import DEFAULT_TEACHER, LATENT_DIM
-from stjepa_cli.datasets.base import VideoItem, open_dataset
-from stjepa_cli.devices import pick_device
-from stjepa_cli.errors import CacheError, ConfigError, StjepaError, TeacherError, VideoError
-from stjepa_cli.files import file_digest
-from stjepa_cli.nouns import ClipSpec, TeacherCard, software_versions
+from stjepa_cli.building import Tally, failures_to_retry
+from stjepa_cli.datasets.base import VideoItem
+from stjepa_cli.engines.base import BuildRequest, Job, load_teacher, open_engine
+from stjepa_cli.errors import CacheError, StjepaError, VideoError
+from stjepa_cli.locations import is_local
+from stjepa_cli.locks import CREATION, holding
+from stjepa_cli.nouns import TeacherCard
 from stjepa_cli.prefetch import ordered_map
-from stjepa_cli.progress import SILENT, Progress
+from stjepa_cli.progress import SILENT, Progress, Task
 from stjepa_cli.projection import Projection, ProjectionFit, default_kind
-from stjepa_cli.records import ROWS_PER_SHARD, CacheHeader, ClipRow, RowRecord, clips_digest, header_difference
-from stjepa_cli.shards import Latents, ShardLayout, checksum
-from stjepa_cli.store import LatentStore
-from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from stjepa_cli.video import Clip, read_clip
+from stjepa_cli.records import CacheHeader, header_difference
+from stjepa_cli.store import FailedClip, LatentStore, refuse_foreign_folder, work_folder
+from stjepa_cli.teachers.base import Teacher, survey
+from stjepa_cli.video import read_clip
 
+__all__ = ["BuildRequest", "BuildResult", "build"]
 
-@dataclass(frozen=True)
-class BuildRequest:
-    """What to build.
-
-    Attributes:
-        limit: only the first clips of the list.
-        clip: geometry, for a teacher that takes any; None for the teacher's own.
-        projection: `pca`, `random` or `identity`; None decides by the widths.
-        fit_clips: clips that the projection is fitted on.
-        batch_size: clips that the teacher sees at once.
-        workers: threads that decode.
-        overwrite: remove a cache that is there.
-        rows_per_shard: clips in one file.
-    """
-
-    data_root: Path
-    cache: Path
-    dataset: str = "ssv2"
-    split: str = "train"
-    limit: int | None = None
-    teacher: str = DEFAULT_TEACHER
-    clip: ClipSpec | None = None
-    latent_dim: int = LATENT_DIM
-    projection: str | None = None
-    fit_clips: int = 256
-    batch_size: int = 8
-    workers: int = 4
-    device: str = "auto"
-    overwrite: bool = False
-    rows_per_shard: int = ROWS_PER_SHARD
-
-    def __post_init__(self) -> None:
-        for name in ("latent_dim", "fit_clips", "batch_size", "workers", "rows_per_shard"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1", got=getattr(self, name))
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError("limit must be at least 1", got=self.limit)
-
-
-@dataclass(frozen=True)
-class FailedClip:
-    """A clip that has no row: its id and why."""
-
-    id: str
-    error: str
+WAIT_FOREVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -79,34 +35,35 @@ class BuildResult:
     """What a build did.
 
     Attributes:
-        clips: rows of the cache.
-        written: clips computed and stored now.
-        skipped: clips that were stored already.
-        failed: clips whose videos cannot be used, from now and from earlier builds.
-        bytes: of all shards; the forecast in a dry run.
+        clips: videos of the cache.
+        views: rows of each.
+        written: rows computed and stored now.
+        skipped: rows that were stored already, failed ones among them.
+        failed: rows whose videos cannot be used, from now and from earlier builds, in this part and the others.
+        bytes: of all shards.
         shards: of the whole cache.
+        missing: rows that no build has made yet: other parts.
+        part: the share that this build filled.
+        cosine: mean over the tokens written between what is stored and what the teacher said; None for float16.
     """
 
     cache: str
     clips: int
+    views: int
     written: int
     skipped: int
     failed: tuple[FailedClip, ...]
     bytes: int
     seconds: float
     shards: int
+    missing: int
+    part: str
     latents: tuple[int, int]
+    dtype: str
+    frames: bool
     teacher: str
     licence: str
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A row on its way: its clip, or a record that says why there is none."""
-
-    record: RowRecord
-    clip: Clip | None
+    cosine: float | None = None
 
 
 def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
@@ -115,99 +72,125 @@ def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
     Raises:
         DatasetError: the data set is not there or its lists cannot be read.
         TeacherError: the teacher cannot be loaded.
-        CacheError: the cache that is there belongs to something else.
+        CacheError: the cache that is there belongs to something else, or someone else builds this part of it now.
         StjepaError: the disk has no room.
     """
     started = time.monotonic()
-    items = _items(request)
-    teacher = open_teacher(request.teacher, clip=request.clip, device=pick_device(request.device), progress=progress)
-    progress.note(f"teacher {teacher.card.name}: {teacher.card.clip}, {teacher.card.dim} channels, licence {teacher.card.licence}")
-    if request.overwrite and (request.cache / "zarr.json").exists():
-        LatentStore.remove(request.cache)
-    store = _open_or_create(request, items, teacher, progress)
-    skipped = store.header.num_clips - sum(len(store.rows_of(shard)) for shard in store.pending())
-    written = _fill(store, items, teacher, request, progress)
-    return BuildResult(
-        cache=str(store.path),
-        clips=store.header.num_clips,
-        written=written,
-        skipped=skipped,
-        failed=tuple(FailedClip(record.id, record.error or "") for record in store.failures()),
-        bytes=store.num_bytes(),
-        seconds=round(time.monotonic() - started, 3),
-        shards=store.header.num_shards,
-        latents=store.header.layout.row_shape,
-        teacher=teacher.card.name,
-        licence=teacher.card.licence,
-    )
+    engine = open_engine(request.engine)
+    items = request.items()
+    if request.overwrite:
+        _remove(request)
+    finished = _finished(request, items)
+    if finished is not None:
+        progress.note(f"nothing to do: all of part {request.part} is stored")
+        return _result(finished, request, Tally(), _rows_in(finished, request.part.shards(finished.header.num_shards)), started)
+    shards = request.part.shards(-(-len(items) * request.views // request.rows_per_shard))
+    with _held(request, shards, progress):
+        store, teacher = _open_or_create(request, items, progress)
+        job = Job(request, store, failures_to_retry(store) if request.retry_failed else frozenset(), progress)
+        job.teacher = teacher
+        del teacher  # an engine may let go of the job's
+        todo = _todo(store, shards, job.retry)
+        store.sweep([shard for shard in shards if shard not in todo])
+        counted = _rows_in(store, shards)
+        with progress.task("cache", total=_rows_in(store, todo)) as task:
+            counter = _Counter(task)
+            try:
+                tally = engine.run(job, todo, counter)
+            except KeyboardInterrupt:
+                progress.note(f"stopped: {counter.done:,} rows of these shards are safe, the batch under way was dropped")
+                raise
+            finally:
+                store.write_failures()
+    store.tidy()
+    return _result(store, request, tally, counted - tally.written - tally.failed, started)
 
 
-def forecast(request: BuildRequest) -> BuildResult:
-    """What `build` would do, from the lists and the teacher's configuration alone: nothing is decoded or written."""
-    started = time.monotonic()
-    items = _items(request)
-    found = survey(request.teacher)
-    clip = request.clip or found.clip
-    if clip is None:
-        raise TeacherError(f"the geometry of {request.teacher} is not known here", got=found.detail, fix="Name a local folder, or `hog`.")
-    layout = ShardLayout(request.rows_per_shard, (clip.grid.num_tokens, request.latent_dim))
-    shards = -(-len(items) // layout.num_places)
-    done = 0
-    if (request.cache / "zarr.json").exists() and not request.overwrite:
-        store = LatentStore.open(request.cache)
-        done = store.header.num_clips - sum(len(store.rows_of(shard)) for shard in store.pending())
-    return BuildResult(
-        cache=str(request.cache),
-        clips=len(items),
-        written=0,
-        skipped=done,
-        failed=(),
-        bytes=len(items) * layout.chunk_bytes + shards * len(layout.index([])),
-        seconds=round(time.monotonic() - started, 3),
-        shards=shards,
-        latents=layout.row_shape,
-        teacher=request.teacher,
-        licence=found.licence,
-        dry_run=True,
-    )
+def _rows_in(store: LatentStore, shards: Iterable[int]) -> int:
+    return sum(len(store.rows_of(shard)) for shard in shards)
 
 
-def _items(request: BuildRequest) -> tuple[VideoItem, ...]:
-    items = open_dataset(request.dataset, request.data_root).videos(request.split)[: request.limit]
-    if not items:
-        raise ConfigError(f"split {request.split} of {request.dataset} lists no video")
-    return items
+class _Counter:
+    """Tells a progress bar what became safe."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.done, self.failed = task, 0, 0
+
+    def __call__(self, tally: Tally) -> None:
+        self.done += tally.written + tally.failed + tally.kept
+        self.failed += tally.failed
+        self.task.advance(tally.written + tally.failed + tally.kept, failed=self.failed)
 
 
-def _open_or_create(request: BuildRequest, items: Sequence[VideoItem], teacher: Teacher, progress: Progress) -> LatentStore:
-    clips = [ClipRow(item.id, _below(item.path, request.data_root)) for item in items]
+def _remove(request: BuildRequest) -> None:
+    """Remove the cache that is there, if nobody is building it."""
+    if LatentStore.exists(request.cache):
+        with holding(work_folder(request.cache) / "lock", range(CREATION), f"the cache {request.cache}"):
+            LatentStore.remove(request.cache)
+
+
+def _finished(request: BuildRequest, items: Sequence[VideoItem]) -> LatentStore | None:
+    """The cache, if all that is asked for is in it: then neither the teacher nor a video is opened.
+
+    Raises:
+        CacheError: it belongs to something else.
+    """
+    if request.retry_failed or not LatentStore.exists(request.cache):
+        return None
+    store = LatentStore.open(request.cache)
+    card = store.header.teacher
+    found = survey(request.teacher, clip=request.clip)
+    asked = replace(card, name=request.teacher, clip=found.clip or card.clip, kind=card.kind if found.clip is None else found.kind)
+    _check_same(store, request.header(request.clips(items), asked, {"kind": request.projection or store.header.projection["kind"]}))
+    return None if store.pending(request.part.shards(store.header.num_shards)) else store
+
+
+@contextmanager
+def _held(request: BuildRequest, shards: range, progress: Progress) -> Iterator[None]:
+    """Hold the shards of the part; a build that fails before there is a cache leaves nothing behind."""
+    refuse_foreign_folder(request.cache) if not LatentStore.exists(request.cache) else None
+    work = work_folder(request.cache)
+    made = [folder for folder in (work, *work.parents) if not folder.exists()]
+    try:
+        with holding(work / "lock", shards, f"a part of {request.part} of {request.cache}") as locked:
+            if not locked:
+                progress.note("this file system has no locks: make sure yourself that no two builds take the same part")
+            yield
+    finally:
+        if not LatentStore.exists(request.cache):
+            (work / "lock").unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _todo(store: LatentStore, shards: range, retry: frozenset[int]) -> list[int]:
+    """The shards to fill: those without a mark, and those with rows to try again."""
+    again = {row // store.header.rows_per_shard for row in retry}
+    return sorted({*store.pending(shards), *(shard for shard in shards if shard in again)})
+
+
+def _open_or_create(request: BuildRequest, items: Sequence[VideoItem], progress: Progress) -> tuple[LatentStore, Teacher]:
+    """The cache and the teacher; whoever comes first fits the projection, and the others wait for it."""
+    teacher = load_teacher(request, progress)
+    clips = request.clips(items)
     kind = request.projection or default_kind(teacher.card.dim, request.latent_dim)
-    if (request.cache / "zarr.json").exists():
-        store = LatentStore.open(request.cache)
-        _check_same(store, _header(request, clips, teacher.card, {"kind": kind}))
-        return store
-    _check_room(request.cache, len(clips), ShardLayout(request.rows_per_shard, (teacher.card.clip.grid.num_tokens, request.latent_dim)))
-    fitted = _fit(items, teacher, kind, request, progress)
-    about = {"kind": kind, "digest": fitted.digest, "explained": round(fitted.explained, 6), "num_fit_clips": fitted.num_fit_clips}
-    progress.note(
-        f"projection {kind}: {teacher.card.dim} to {request.latent_dim} channels, keeps {fitted.explained:.1%} of the variance "
-        f"of {fitted.num_fit_clips} clips"
-    )
-    return LatentStore.create(request.cache, _header(request, clips, teacher.card, about), clips, fitted)
-
-
-def _header(request: BuildRequest, clips: Sequence[ClipRow], card: TeacherCard, projection: dict[str, object]) -> CacheHeader:
-    return CacheHeader(
-        dataset=request.dataset,
-        split=request.split,
-        num_clips=len(clips),
-        clips_digest=clips_digest(clips),
-        teacher=card,
-        latent_dim=request.latent_dim,
-        projection=projection,
-        rows_per_shard=request.rows_per_shard,
-        software=software_versions(),
-    )
+    lock, creation = work_folder(request.cache) / "lock", range(CREATION, CREATION + 1)
+    with ExitStack() as stack:
+        if not LatentStore.exists(request.cache):
+            stack.enter_context(holding(lock, creation, "the creation of the cache", wait_s=WAIT_FOREVER))
+        if LatentStore.exists(request.cache):
+            store = LatentStore.open(request.cache)
+            _check_same(store, request.header(clips, teacher.card, {"kind": kind}))
+            return store, teacher
+        _check_room(request, teacher.card, len(clips))
+        fitted = _fit(items, teacher, kind, request, progress)
+        about = {"kind": kind, "digest": fitted.digest, "explained": round(fitted.explained, 6), "num_fit_clips": fitted.num_fit_clips}
+        progress.note(
+            f"projection {kind}: {teacher.card.dim} to {request.latent_dim} channels, keeps {fitted.explained:.1%} of the variance "
+            f"of {fitted.num_fit_clips} clips"
+        )
+        return LatentStore.create(request.cache, request.header(clips, teacher.card, about), clips, fitted), teacher
 
 
 def _check_same(store: LatentStore, wanted: CacheHeader) -> None:
@@ -222,101 +205,73 @@ def _check_same(store: LatentStore, wanted: CacheHeader) -> None:
         )
 
 
-def _check_room(path: Path, num_clips: int, layout: ShardLayout) -> None:
+def _check_room(request: BuildRequest, card: TeacherCard, num_clips: int) -> None:
     """Refuse before hours of work what cannot fit."""
-    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    needed, free = num_clips * layout.chunk_bytes, shutil.disk_usage(folder).free
+    if not is_local(request.cache):
+        return
+    header = request.header([], card, {})
+    folder = next(parent for parent in (request.cache.absolute(), *request.cache.absolute().parents) if parent.exists())
+    needed, free = replace(header, num_clips=num_clips).planned_bytes(), shutil.disk_usage(folder).free
     if needed > free:
         raise StjepaError(
-            f"the disk of {path} has no room for the cache",
+            f"the disk of {request.cache} has no room for the cache",
             got=f"{free / 1e6:,.1f} MB free",
             expected=f"{needed / 1e6:,.1f} MB",
-            fix="Choose another --cache, or fewer clips with --limit.",
+            fix="Choose another --cache, fewer clips with --limit, or `--dtype int8`.",
         )
 
 
 def _fit(items: Sequence[VideoItem], teacher: Teacher, kind: str, request: BuildRequest, progress: Progress) -> Projection:
-    """Fit the projection on the first clips that can be decoded."""
+    """Fit the projection on the first clips that can be decoded, centre views."""
     fit = ProjectionFit(teacher.card.dim, teacher.card.token_norm)
     wanted = min(request.fit_clips, len(items))
-    error = "no video"
-    with progress.task("fit projection", total=wanted) as task:
-        loaded = ordered_map(lambda item: _load(item, teacher.card.clip), items, num_workers=request.workers)
-        for group in _groups(loaded, request.batch_size):
-            clips = [entry.clip.pixels for entry in group if entry.clip]
-            error = next((entry.record.error for entry in group if entry.record.error), error)
-            if clips:
-                fit.add(_encode(teacher, clips))
-                task.advance(len(clips))
+    reason = "no video"
+    batch: list[torch.Tensor] = []
+    spec = teacher.card.clip
+
+    def pixels(item: VideoItem) -> torch.Tensor | str:
+        try:
+            return read_clip(item.path, spec).pixels
+        except VideoError as error:
+            return error.reason
+
+    with progress.task("fit projection", total=wanted) as task, closing(ordered_map(pixels, items, num_workers=request.workers)) as clips:
+        for clip in clips:
+            if isinstance(clip, str):
+                reason = clip
+                continue
+            batch.append(clip)
+            if len(batch) == min(request.batch_size, wanted - fit.num_clips):
+                fit.add(teacher.encode(torch.stack(batch)))
+                task.advance(len(batch))
+                batch = []
             if fit.num_clips >= wanted:
                 break
+        if batch:
+            fit.add(teacher.encode(torch.stack(batch)))
     if not fit.num_clips:
-        raise CacheError(f"none of the {len(items)} videos can be used", got=error, fix="Type `stjepa download-check --deep`.")
+        raise CacheError(f"none of the {len(items)} videos can be used", got=reason, fix="Type `stjepa download-check --deep`.")
     return fit.finish(kind, request.latent_dim)
 
 
-def _fill(store: LatentStore, items: Sequence[VideoItem], teacher: Teacher, request: BuildRequest, progress: Progress) -> int:
-    """Compute and write the shards that are not done; returns the clips written."""
-    pending = store.pending()
-    projection = store.projection()
-    rows = [row for shard in pending for row in store.rows_of(shard)]
-    loaded = ordered_map(lambda row: _load(items[row], teacher.card.clip), rows, num_workers=request.workers)
-    written = failed = 0
-    with progress.task("cache", total=len(rows)) as task:
-        for shard in pending:
-            entries = [next(loaded) for _ in store.rows_of(shard)]
-            store.write(shard, [entry.record for entry in entries], _latents(entries, teacher, projection, request.batch_size))
-            failed += sum(entry.clip is None for entry in entries)
-            written += sum(entry.clip is not None for entry in entries)
-            task.advance(len(entries), failed=failed)
-    return written
-
-
-def _load(item: VideoItem, spec: ClipSpec) -> _Loaded:
-    try:
-        clip = read_clip(item.path, spec)
-    except VideoError as error:
-        return _Loaded(RowRecord(item.id, error=error.reason), None)
-    record = RowRecord(
-        id=item.id,
-        source_digest=file_digest(item.path),
-        frame_indices=clip.ref.frame_indices,
-        crop=(clip.ref.crop.top, clip.ref.crop.left, clip.ref.crop.height, clip.ref.crop.width),
-        pixels_crc=checksum(clip.pixels.numpy()),
+def _result(store: LatentStore, request: BuildRequest, tally: Tally, skipped: int, started: float) -> BuildResult:
+    header = store.header
+    return BuildResult(
+        cache=str(store.path),
+        clips=header.num_clips,
+        views=header.num_views,
+        written=tally.written,
+        skipped=skipped,
+        failed=tuple(store.failures()),
+        bytes=store.num_bytes(),
+        seconds=round(time.monotonic() - started, 3),
+        shards=header.num_shards,
+        missing=_rows_in(store, store.pending()),
+        part=str(request.part),
+        latents=(header.num_tokens, header.latent_dim),
+        dtype=header.dtype,
+        frames=header.frames,
+        teacher=header.teacher.name,
+        licence=header.teacher.licence,
+        cosine=tally.cosine if header.dtype != "float16" else None,
     )
-    return _Loaded(record, clip)
-
-
-def _latents(entries: Sequence[_Loaded], teacher: Teacher, projection: Projection, batch_size: int) -> list[Latents | None]:
-    """Latents of a shard's clips in order, None for those that failed.
-
-    Batches never cross a shard, so that a build that was stopped and went on gives the same numbers as one that was not.
-    """
-    clips = [entry.clip.pixels for entry in entries if entry.clip]
-    rows: list[Latents] = []
-    for start in range(0, len(clips), batch_size):
-        latents = projection(_encode(teacher, clips[start : start + batch_size])).half().cpu()
-        if not torch.isfinite(latents).all():
-            raise TeacherError(f"{teacher.card.name} gives latents that are not finite", fix="Try `--device cpu`, or another teacher.")
-        rows += list(latents.numpy())
-    done = iter(rows)
-    return [next(done) if entry.clip else None for entry in entries]
-
-
-def _encode(teacher: Teacher, clips: Sequence[Tensor]) -> Tensor:
-    return teacher.encode(torch.stack(list(clips)))
-
-
-def _groups(entries: Iterable[_Loaded], size: int) -> Iterator[list[_Loaded]]:
-    group: list[_Loaded] = []
-    for entry in entries:
-        group.append(entry)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stjepa_cli.errors import ConfigError, storage_errors
+from stjepa_cli.locations import Location, is_location, location
 
 DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 LATENT_DIM = 384
@@ -98,15 +99,16 @@ class RunConfig:
     """Everything that decides a pretraining run; `run.toml` is this.
 
     Attributes:
-        data_root: the data set whose videos the cache was built from.
+        data_root: the data set whose videos the cache was built from, a folder or a URL.
+        cache: the latent cache, likewise.
         mask_ratio: share of the spatial positions whose tubes are hidden, 0 to 1.
         max_steps: stop there, None for the whole of `epochs`.
         workers: threads that decode videos.
         memory_gb: decoded clips are kept in memory up to so many gigabytes, so that small sets are decoded once.
     """
 
-    data_root: Path
-    cache: Path
+    data_root: Location
+    cache: Location
     checkpoints: Path = Path("checkpoints")
     objective: str = "latent"
     preset: str = "base"
@@ -167,33 +169,38 @@ def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(part)
 
 
-def place(flag: Path | None, variable: str, default: Path | str) -> Path:
-    """A folder: the flag if given, else the environment variable, else the default."""
-    return flag if flag is not None else Path(os.environ.get(variable) or default)
+def place(flag: Location | str | None, variable: str, default: Location | str) -> Location:
+    """A folder or URL: the flag if given, else the environment variable, else the default.
+
+    Raises:
+        ConfigError: a URL of an unknown protocol.
+        NotReadyError: a URL whose driver is not installed.
+    """
+    return location(flag if flag is not None else os.environ.get(variable) or default)
 
 
-def ssv2_root(flag: Path | None = None) -> Path:
+def ssv2_root(flag: Location | str | None = None) -> Location:
     """Where Something-Something v2 lies."""
     return place(flag, "STJEPA_SSV2", "/mnt/ssv2")
 
 
-def ucf101_root(flag: Path | None = None) -> Path:
+def ucf101_root(flag: Location | str | None = None) -> Location:
     """Where UCF-101 lies."""
     return place(flag, "STJEPA_UCF101", "/mnt/ucf101")
 
 
-def cache_path(flag: Path | None, data_root: Path) -> Path:
+def cache_path(flag: Location | str | None, data_root: Location) -> Location:
     """Where the latent cache of `data_root` lies."""
     return place(flag, "STJEPA_CACHE", data_root / "cache_videomae_huge_384")
 
 
 def checkpoints_dir(flag: Path | None = None) -> Path:
     """Where checkpoints are written and looked for."""
-    return place(flag, "STJEPA_CHECKPOINTS", "checkpoints")
+    return flag if flag is not None else Path(os.environ.get("STJEPA_CHECKPOINTS") or "checkpoints")
 
 
 def to_dict(value: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON-able values; paths as text, tuples as lists, None left out."""
+    """A dataclass as plain JSON-able values; paths and URLs as text, tuples as lists, None left out."""
     return {name: _plain(part) for name, part in asdict(value).items() if part is not None}
 
 
@@ -245,7 +252,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if is_location(value) else value
 
 
 def _toml(value: Any) -> str:
@@ -269,6 +276,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} has a wrong type", got=repr(value), expected="a table")
         return from_dict(hint, value, where=where)  # type: ignore[arg-type]
+    if hint is Location and (isinstance(value, str) or is_location(value)):
+        return location(value)
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from stjepa_cli.errors import StjepaError
+from stjepa_cli.locations import is_location
 from stjepa_cli.progress import Progress, Task
 
 Result = TypeVar("Result")
@@ -102,6 +102,25 @@ def megabytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def annotate(lines: Sequence[str], *, title: str) -> None:
+    """Errors as annotations, where a GitHub workflow is what runs the command."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in lines:
+            text = line.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+            print(f"::error title={title}::{text}", flush=True)
 
 
 class PlainProgress:
@@ -189,7 +208,7 @@ def to_plain(value: Any) -> Any:
         return {name: to_plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if is_location(value) else value
 
 
 def _as_dict(result: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class StjepaError(Exception):
@@ -45,13 +44,17 @@ class VideoError(StjepaError):
     """One video file that cannot be used; a build records it and goes on.
 
     Args:
-        path: the file.
+        path: the file, a path or a URL; kept as it is.
         reason: what is wrong with it, as a clause.
     """
 
-    def __init__(self, path: Path | str, reason: str) -> None:
-        self.path, self.reason = Path(path), reason
+    def __init__(self, path: object, reason: str) -> None:
+        self.path, self.reason = path, reason
         super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[object, str]]:
+        """Between processes too."""
+        return VideoError, (self.path, self.reason)
 
 
 class CacheError(StjepaError):
@@ -91,7 +94,7 @@ _MAKE_ROOM = "Free some space or choose another folder, then run the same comman
 
 
 @contextmanager
-def storage_errors(path: Path | str, *, fix: str = _MAKE_ROOM) -> Iterator[None]:
+def storage_errors(path: object, *, fix: str = _MAKE_ROOM) -> Iterator[None]:
     """Turn what a file system says about `path` (full, read-only, forbidden) into one `StjepaError`."""
     try:
         yield

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stjepa_cli.errors import storage_errors
+from stjepa_cli.errors import StjepaError, storage_errors
+from stjepa_cli.locations import Location, RemoteFile, driver_errors, is_local
 
 
 @contextmanager
@@ -31,10 +32,21 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file at once."""
-    with replacing(path) as part:
-        part.write_bytes(data)
+def write_atomic(path: Location, data: bytes) -> None:
+    """Write a whole file at once; to a URL in one put, which object stores make whole or not at all.
+
+    Raises:
+        StjepaError: the disk is full, read-only or forbidden; there is no such bucket, or its server refuses.
+    """
+    if is_local(path):
+        with replacing(path) as part:
+            part.write_bytes(data)
+        return
+    try:
+        with driver_errors():
+            path.write_bytes(data)  # its folders are not made: they need not be, and drivers would make a misspelt bucket
+    except OSError as error:
+        raise StjepaError(f"cannot write {path}", got=error, fix="Check the address and the credentials of its server.") from error
 
 
 def sync(path: Path) -> None:
@@ -46,7 +58,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Location) -> str:
     """sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
+    with path.open("rb") if is_local(path) else RemoteFile(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

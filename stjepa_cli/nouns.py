@@ -11,10 +11,10 @@ import importlib.metadata
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from stjepa_cli.errors import ConfigError
+from stjepa_cli.locations import Location
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class ClipRef:
     """One clip: enough to decode the same pixels again.
 
     Attributes:
-        path: the video file.
+        path: the video file, a local path or a URL.
         frame_indices: T indices of frames in presentation order.
         crop: the part of each frame that is resized to the clip's size.
         size_px: S.
     """
 
-    path: Path
+    path: Location
     frame_indices: tuple[int, ...]
     crop: CropBox
     size_px: int

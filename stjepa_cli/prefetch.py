@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int, look_ahead: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`map` with threads: what decodes, resizes or reads releases the interpreter's lock, so threads are enough.
 
     Args:

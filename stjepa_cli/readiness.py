@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from stjepa_cli.config import LATENT_DIM
-from stjepa_cli.datasets.base import Dataset, VideoItem, folder_entries, open_dataset, spread
+from stjepa_cli.datasets.base import Dataset, VideoItem, folder_sizes, open_dataset, spread
 from stjepa_cli.errors import DatasetError, NotReadyError, StjepaError, VideoError
+from stjepa_cli.locations import Location, is_local, total_bytes
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.progress import SILENT, Progress
@@ -64,13 +65,15 @@ class _Listing:
         return tuple(item for path, item in by_path.items() if self.sizes.get(path))
 
 
-def check_readiness(ssv2: Path, ucf101: Path, cache: Path, teacher: str, *, deep: bool, progress: Progress = SILENT) -> Readiness:
+def check_readiness(
+    ssv2: Location, ucf101: Location, cache: Location, teacher: str, *, deep: bool, progress: Progress = SILENT
+) -> Readiness:
     """Look at everything that the commands need; changes and downloads nothing.
 
     Args:
-        ssv2: root of Something-Something v2.
-        ucf101: root of UCF-101.
-        cache: where the latent cache is or will be.
+        ssv2: root of Something-Something v2, a folder or a URL.
+        ucf101: root of UCF-101, likewise.
+        cache: where the latent cache is or will be, likewise.
         teacher: id, folder or built-in name of the teacher.
         deep: decode every listed video instead of a small sample of each data set.
         progress: hears how many videos are decoded, and of each one that is not.
@@ -120,13 +123,14 @@ def _list(dataset: Dataset) -> _Listing:
     for split in dataset.splits:
         if dataset.list_file(split).is_file() or split not in dataset.optional_splits:
             splits[split] = dataset.videos(split)
-    wanted = {str(item.path) for items in splits.values() for item in items}
-    sizes = {}
-    for folder in {os.path.dirname(path) for path in wanted}:
-        for entry in folder_entries(Path(folder)):
-            path = os.path.join(folder, entry.name)
-            if path in wanted and entry.is_file():
-                sizes[path] = entry.stat().st_size
+    names: dict[str, set[str]] = defaultdict(set)  # of the listed files, by the text of their folder with its last slash
+    folders: dict[str, Location] = {}
+    for item in (item for items in splits.values() for item in items):
+        before, slash, name = str(item.path).rpartition("/")
+        names[before + slash].add(name)
+        if before + slash not in folders:
+            folders[before + slash] = item.path.parent
+    sizes = {prefix + name: size for prefix, folder in folders.items() for name, size in folder_sizes(folder, names[prefix])}
     return _Listing(dataset, splits, sizes)
 
 
@@ -196,15 +200,20 @@ def _teacher(name: str) -> tuple[Check, ClipSpec]:
     return Check("teacher", found.at_hand, detail, fix), found.clip or ClipSpec()
 
 
-def _disk(cache: Path, num_clips: int, clip: ClipSpec) -> Check:
+def _disk(cache: Location, num_clips: int, clip: ClipSpec) -> Check:
     """Free space where the cache lies or will lie, against float16 latents of every clip less what is there already."""
     needed = num_clips * clip.grid.num_tokens * LATENT_DIM * 2
-    written = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+    takes = f"a cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
+    try:
+        written = total_bytes(cache)
+    except OSError as error:
+        return Check("disk", False, f"{cache} cannot be read ({error})", "Pass --cache or set STJEPA_CACHE: a place of your own.")
+    takes += f", of which {_gb(written)} are there" if written else ""
+    if not is_local(cache):
+        return Check("disk", True, f"{cache} does not say how much room it has; {takes}")
     place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
-    detail = f"{_gb(free)} free at {place}; "
-    detail += f"a cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
-    detail += f", of which {_gb(written)} are there" if written else ""
+    detail = f"{_gb(free)} free at {place}; {takes}"
     if not os.access(place, os.W_OK):
         return Check("disk", False, f"no permission to write to {place}", "Pass --cache or set STJEPA_CACHE: a folder of your own.")
     if free >= needed - written:

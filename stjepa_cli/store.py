@@ -1,53 +1,79 @@
 """The latent store: rows of (N, D) float16 in sharded, checksummed Zarr v3, with a header and a done mark per shard.
 
-The one place that knows zarr. Shards are written and read directly (`shards.py`), since their bytes are simple and zarr's own
-path is slow for random rows; any Zarr v3 reader opens the same files. The layout is in `docs/reference/store.md`.
+Any Zarr v3 reader opens the files; the layout is in `docs/reference/store.md`.
 
 ```text
 cache/zarr.json                     group; its attribute `stjepa` is the header
-cache/clips.jsonl                   row -> clip id, video path below the data root
-cache/latents/zarr.json, c/<s>/0/0  R x N x D, chunk = one clip, shard = 64 clips, crc32c on chunks and index, fill NaN
+cache/clips.jsonl                   clip -> id, video path below the data root
+cache/latents/zarr.json, c/<s>/0/0  R x N x D, chunk = one row, shard = 64 rows, crc32c on chunks and index, fill NaN
+cache/scales, cache/frames          likewise, with --dtype int8 and --frames
 cache/projection/                   the fitted map, as Zarr arrays
 cache/marks/<s>.json                written after shard s is safe: what each of its rows was made from
+cache/failures.jsonl                the clips that could not be used, for people
+cache/work/                         locks and unfinished shards; gone when the cache is finished
 ```
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections import defaultdict
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from stjepa_cli.arrays import HEADER, HEADER_DIGEST, create_arrays, read_projection, rebuild
+from stjepa_cli.commits import ShardWriter
 from stjepa_cli.config import from_dict, to_dict
 from stjepa_cli.errors import CacheError, ConfigError, storage_errors
 from stjepa_cli.files import sync, write_atomic
+from stjepa_cli.locations import Location, driver_errors, is_folder, is_local, names
+from stjepa_cli.locks import CREATION, WRITING, holding
 from stjepa_cli.nouns import ClipRef, CropBox
 from stjepa_cli.projection import Projection
-from stjepa_cli.records import CacheHeader, ClipRow, Fault, RowRecord, clips_digest
-from stjepa_cli.shards import Latents
+from stjepa_cli.reading import THREADS, Place, RowReader, empty_clips
+from stjepa_cli.records import CacheHeader, ClipRow, Mark, RowRecord, clips_digest
+from stjepa_cli.shards import Latents, roomy
+
+LISTS = ("clips.jsonl", "failures.jsonl")
+
+
+class ForeignMarkError(CacheError):
+    """A mark that is whole but of another shard or another cache."""
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A row that could not be made: its clip, its view, its place and why."""
+
+    id: str
+    view: int
+    row: int
+    error: str
 
 
 class LatentStore:
-    """A cache on a local disk. Opening reads the header and the clip list; rows are read on demand.
+    """A cache. Opening reads the header and the clip list; rows are read on demand.
 
     Reading is safe in threads and in forked or spawned processes: nothing stays open.
     """
 
-    def __init__(self, path: Path, header: CacheHeader, clips: tuple[ClipRow, ...]) -> None:
+    def __init__(self, path: Location, header: CacheHeader, clips: tuple[ClipRow, ...]) -> None:
         self.path, self.header, self.clips = path, header, clips
-        self._records: dict[int, tuple[RowRecord, ...]] = {}
+        self.reader = RowReader(path, header)
+        self._marks: dict[int, Mark] = {}
 
     # ---- opening and creating -----------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: Path) -> LatentStore:
+    def open(cls, path: Location) -> LatentStore:
         """Open a cache.
 
         Raises:
@@ -55,46 +81,56 @@ class LatentStore:
         """
         header = _read_header(path)
         try:
-            lines = (path / "clips.jsonl").read_text().splitlines()
+            with driver_errors():
+                lines = (path / "clips.jsonl").read_bytes().decode().splitlines()
             clips = tuple(ClipRow(**json.loads(line)) for line in lines)
         except (OSError, ValueError, TypeError) as error:
-            raise CacheError(f"the clip list of the cache {path} cannot be read", got=str(error), fix=_rebuild(path)) from error
+            raise CacheError(f"the clip list of the cache {path} cannot be read", got=str(error), fix=rebuild(path)) from error
         if clips_digest(clips) != header.clips_digest:
-            raise CacheError(f"{path}/clips.jsonl is not the list that the cache's header names", fix=_rebuild(path))
-        _check_array(path, header)
+            raise CacheError(f"{path}/clips.jsonl is not the list that the cache's header names", fix=rebuild(path))
         return cls(path, header, clips)
 
     @classmethod
-    def create(cls, path: Path, header: CacheHeader, clips: Sequence[ClipRow], projection: Projection) -> LatentStore:
-        """Make an empty cache in a folder that does not exist yet or is empty.
+    def create(cls, path: Location, header: CacheHeader, clips: Sequence[ClipRow], projection: Projection) -> LatentStore:
+        """Make an empty cache in a folder that does not exist yet, or holds nothing but `work`.
 
         Raises:
             CacheError: the folder holds something else.
             StjepaError: it cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise CacheError(f"{path} exists and is no cache of stjepa", fix="Choose another --cache, or empty that folder yourself.")
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                _create_arrays(draft, header, projection)
-                (draft / "marks").mkdir()
-                write_atomic(draft / "clips.jsonl", "".join(json.dumps(asdict(clip)) + "\n" for clip in clips).encode())
-                if path.exists():
-                    path.rmdir()
-                draft.rename(path)
-                sync(path.parent)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+        refuse_foreign_folder(path)
+        with storage_errors(path), tempfile.TemporaryDirectory(prefix="stjepa") as folder:
+            draft = Path(folder)
+            create_arrays(draft, to_dict(header), header, projection)
+            (draft / "clips.jsonl").write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips))
+            files = sorted(file for file in draft.rglob("*") if file.is_file())
+            # the group's file comes last: without it there is no cache yet
+            for file in sorted(files, key=lambda file: file == draft / "zarr.json"):
+                write_atomic(path / file.relative_to(draft).as_posix(), file.read_bytes())
+            if is_local(path):
+                (path / "marks").mkdir(exist_ok=True)
+                sync(path)
         return cls(path, header, tuple(clips))
 
     @staticmethod
-    def remove(path: Path) -> None:
-        """Delete a cache, after making sure that it is one."""
+    def exists(path: Location) -> bool:
+        """Whether there is a cache, whole or not, or something that says it is one."""
+        with driver_errors():
+            return (path / "zarr.json").is_file()
+
+    @staticmethod
+    def remove(path: Location) -> None:
+        """Delete a cache, after making sure that it is one; a kill leaves all of it or what is no cache."""
         _read_header(path)
-        with storage_errors(path):
-            shutil.rmtree(path)
+        with storage_errors(path), driver_errors():
+            if is_local(path):
+                gone = path.with_name(f".{path.name}.removed")
+                shutil.rmtree(gone, ignore_errors=True)
+                path.rename(gone)
+                shutil.rmtree(gone)
+            else:
+                (path / "zarr.json").unlink()
+                path.fs.rm(path.path, recursive=True)
 
     def projection(self) -> Projection:
         """The fitted map.
@@ -102,235 +138,285 @@ class LatentStore:
         Raises:
             CacheError: damaged, or not the one that the header names.
         """
-        import zarr
-
         try:
-            group = zarr.open_group(self.path / "projection", mode="r")
-            arrays = {name: torch.from_numpy(np.asarray(group[name][...])) for name in ("mean", "matrix")}  # type: ignore[index]
-            projection = Projection(mean=arrays["mean"], matrix=arrays["matrix"], **group.attrs.asdict())  # type: ignore[arg-type]
+            projection = read_projection(self.path)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CacheError(f"the projection of the cache {self.path} is damaged", got=str(error), fix=_rebuild(self.path)) from error
+            raise CacheError(f"the projection of the cache {self.path} is damaged", got=str(error), fix=rebuild(self.path)) from error
         if projection.digest != self.header.projection["digest"]:
-            raise CacheError(f"the projection in {self.path} is not the one that its header names", fix=_rebuild(self.path))
+            raise CacheError(f"the projection in {self.path} is not the one that its header names", fix=rebuild(self.path))
         return projection
 
-    # ---- shards -------------------------------------------------------------------------------------------------
+    # ---- rows and shards ----------------------------------------------------------------------------------------
 
     def rows_of(self, shard: int) -> range:
         """The rows in a shard."""
         size = self.header.rows_per_shard
-        return range(shard * size, min(self.header.num_clips, (shard + 1) * size))
+        return range(shard * size, min(self.header.num_rows, (shard + 1) * size))
+
+    def clip_of(self, row: int) -> tuple[ClipRow, int]:
+        """The video of a row, and which view of it."""
+        clip, view = divmod(row, self.header.num_views)
+        return self.clips[clip], view
 
     def is_done(self, shard: int) -> bool:
         """Whether a shard has its mark."""
-        return self._mark_path(shard).is_file()
+        with driver_errors():
+            return self._mark_path(shard).is_file()
 
-    def pending(self) -> list[int]:
-        """The shards without a mark."""
-        return [shard for shard in range(self.header.num_shards) if not self.is_done(shard)]
+    def done(self) -> set[int]:
+        """The shards that have a mark."""
+        try:
+            found = {name.removesuffix(".json") for name in names(self.path / "marks") if name.endswith(".json")}
+        except FileNotFoundError:
+            return set()
+        return {int(name) for name in found if name.isdecimal() and int(name) < self.header.num_shards}
 
-    def write(self, shard: int, records: Sequence[RowRecord], latents: Sequence[Latents | None]) -> None:
-        """Write a whole shard, make it durable, then mark it done.
+    def pending(self, shards: range | None = None) -> list[int]:
+        """The shards without a mark, of all or of a range."""
+        done = self.done()
+        return [shard for shard in shards or range(self.header.num_shards) if shard not in done]
 
-        Args:
-            shard: its number.
-            records: one for each of its rows, in order; `latents_crc` is filled in here.
-            latents: float16 (N, D) for each row, None where the record has an error.
-        """
-        if len(records) != len(self.rows_of(shard)) or len(latents) != len(records):
-            raise ValueError(f"shard {shard} has {len(self.rows_of(shard))} rows, got {len(records)} records, {len(latents)} latents")
-        body, crcs = self.header.layout.pack(latents)
-        done = [RowRecord(**(asdict(record) | {"latents_crc": crc})) for record, crc in zip(records, crcs, strict=True)]
-        mark = {"shard": shard, "bytes": len(body), "rows": [to_dict(record) for record in done]}
-        with storage_errors(self.path):
-            write_atomic(self._shard_path(shard), body)
-            write_atomic(self._mark_path(shard), json.dumps(mark, separators=(",", ":")).encode())
-
-    def unmark(self, shard: int) -> None:
-        """Declare a shard not done, so that the next build writes it again."""
-        with storage_errors(self.path):
-            self._mark_path(shard).unlink(missing_ok=True)
-
-    def records(self, shard: int) -> tuple[RowRecord, ...]:
+    def mark(self, shard: int) -> Mark:
         """What the rows of a done shard were made from.
 
         Raises:
-            CacheError: the shard is not done, or its mark is damaged.
+            CacheError: the shard is not done, or its mark is damaged or of another cache.
         """
-        if shard not in self._records:
-            self._records[shard] = self._read_mark(shard)
-        return self._records[shard]
+        return self._marks.get(shard) or self.read_mark(shard)
+
+    def read_mark(self, shard: int) -> Mark:
+        """Likewise, from the disk as it is now.
+
+        Raises:
+            CacheError: likewise.
+        """
+        path = self._mark_path(shard)
+        fix = f"Type `stjepa cache verify --level full --cache {self.path}`."
+        try:
+            with driver_errors():
+                mark = Mark.from_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise CacheError(f"shard {shard} of {self.path} is not done", fix="Type `stjepa cache build` to go on.") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(f"the mark {path} is damaged", got=str(error), fix=fix) from error
+        expected = [(clip.id, view) for clip, view in map(self.clip_of, self.rows_of(shard))]
+        columns = {column.name for column in self.header.columns}
+        if mark.shard != shard or [(row.id, row.view) for row in mark.rows] != expected:
+            raise ForeignMarkError(f"the mark {path} is of another shard", got=f"shard {mark.shard}", fix=fix)
+        if mark.cache != self.header.digest:
+            raise ForeignMarkError(f"the mark {path} is of another cache", got=mark.cache[:12], expected=self.header.digest[:12], fix=fix)
+        if any(row.error is None and row.chunks.keys() != columns for row in mark.rows):
+            raise CacheError(f"the mark {path} is damaged", got="rows without all of " + ", ".join(sorted(columns)), fix=fix)
+        self._marks[shard] = mark
+        return mark
 
     def record(self, row: int) -> RowRecord:
         """What a row was made from."""
-        shard, place = divmod(row, self.header.rows_per_shard)
-        return self.records(shard)[place]
+        shard, number = divmod(row, self.header.rows_per_shard)
+        return self.mark(shard).rows[number]
 
     def usable_rows(self) -> list[int]:
         """The rows that hold latents: of done shards, and not failed."""
-        return [
-            row
-            for shard in range(self.header.num_shards)
-            if self.is_done(shard)
-            for row, record in zip(self.rows_of(shard), self.records(shard), strict=True)
-            if record.error is None
-        ]
+        rows = (row for shard in sorted(self.done()) for row in self.rows_of(shard))
+        return [row for row in rows if self.record(row).error is None]
 
-    def failures(self) -> list[RowRecord]:
+    def failures(self) -> list[FailedClip]:
         """The rows whose videos could not be used."""
-        done = [shard for shard in range(self.header.num_shards) if self.is_done(shard)]
-        return [record for shard in done for record in self.records(shard) if record.error is not None]
+        rows = ((row, self.record(row)) for shard in sorted(self.done()) for row in self.rows_of(shard))
+        return [FailedClip(record.id, record.view, row, record.error) for row, record in rows if record.error is not None]
 
     def num_bytes(self) -> int:
-        """Bytes of all shards on disk."""
-        return sum(path.stat().st_size for path in (self.path / "latents" / "c").glob("*/0/0"))
+        """Bytes of all done shards, by their marks."""
+        marks = [self.mark(shard) for shard in self.done()]
+        places = self.header.rows_per_shard
+        return sum(
+            sum(n + 4 for n in mark.lengths(column.name) if n is not None) + 16 * places + 4
+            for mark in marks
+            for column in self.header.columns
+        )
 
-    def ref(self, row: int, data_root: Path) -> ClipRef:
+    def ref(self, row: int, data_root: Location) -> ClipRef:
         """What decodes the pixels of a row again."""
         record = self.record(row)
-        path = data_root / self.clips[row].video
+        path = data_root / self.clip_of(row)[0].video
         return ClipRef(path, record.frame_indices, CropBox(*record.crop), self.header.teacher.clip.size_px)
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def read(self, rows: Sequence[int]) -> Latents:
-        """The latents of rows, float16 (len(rows), N, D), each checked against its checksum.
+    def read(self, rows: Sequence[int], out: Latents | None = None, threads: int = THREADS) -> Latents:
+        """The latents of rows, each checked against its checksum and its mark.
+
+        Args:
+            rows: any, in any order.
+            out: where to write, float16 (len(rows), N, D) contiguous, best made by `buffer`; new if None.
+            threads: that read; what is not in memory yet comes faster with several.
+
+        Returns:
+            `out`, float16 (len(rows), N, D).
 
         Raises:
             CacheError: a row is not written, was recorded as failed, or its bytes are damaged.
         """
-        out = np.empty((len(rows), self.header.num_tokens, self.header.latent_dim), np.float16)
-        by_shard: dict[int, list[int]] = defaultdict(list)
-        for place, row in enumerate(rows):
-            by_shard[row // self.header.rows_per_shard].append(place)
-        for shard, places in by_shard.items():
-            self._read_shard(shard, [rows[place] for place in places], [out[place] for place in places])
+        out = self.buffer(len(rows)) if out is None else out
+        shape = (len(rows), self.header.num_tokens, self.header.latent_dim)
+        if out.shape != shape or out.dtype != np.float16 or not out.flags.c_contiguous:
+            raise ValueError(f"{len(rows)} rows are read into contiguous float16 {shape}, got {out.dtype} {out.shape}")
+        self.reader.latents([self.place(row) for row in rows], out, threads)
         return out
 
-    def _read_shard(self, shard: int, rows: Sequence[int], into: Sequence[Latents]) -> None:
-        try:
-            descriptor = os.open(self._shard_path(shard), os.O_RDONLY)
-        except OSError as error:
-            raise CacheError(f"shard {shard} of {self.path} is missing", fix=_verify(self.path)) from error
-        try:
-            for row, target in zip(rows, into, strict=True):
-                reason = self._read_row(descriptor, row, target)
-                if reason:
-                    raise CacheError(f"clip {self.clips[row].id} in {self.path} {reason}", fix=_verify(self.path))
-        finally:
-            os.close(descriptor)
+    def buffer(self, count: int) -> Latents:
+        """An empty array for `read`, to be used again and again: float16 (count, N, D)."""
+        return roomy((count, self.header.num_tokens, self.header.latent_dim), np.float16)
 
-    def _read_row(self, descriptor: int, row: int, into: Latents) -> str | None:
-        """Fill `into`, or say what is wrong with the row."""
-        shard, place = divmod(row, self.header.rows_per_shard)
-        records = self.records(shard)
-        if records[place].error is not None:
-            return f"has no latents: {records[place].error}"
-        number = sum(record.error is None for record in records[:place])
-        return self.header.layout.read_row(descriptor, number, records[place].latents_crc, into)
+    def read_frames(self, rows: Sequence[int], out: Tensor | None = None, threads: int = THREADS) -> Tensor:
+        """The kept frames of rows, uint8 (len(rows), T, 3, S, S), each checked.
 
-    # ---- checking -----------------------------------------------------------------------------------------------
-
-    def check(self, shard: int, *, every_byte: bool) -> list[Fault]:
-        """What is wrong with a shard: nothing, rows that are missing, rows that are corrupt.
-
-        Args:
-            shard: its number.
-            every_byte: read and checksum all of it, not only its mark, size and index.
+        Raises:
+            CacheError: the cache keeps none, or as `read`.
         """
-        ids = [self.clips[row].id for row in self.rows_of(shard)]
-        if not self.is_done(shard):
-            return [Fault(name, "missing", "its shard is not done") for name in ids]
-        try:
-            records = self._read_mark(shard)
-        except CacheError as error:
-            return [Fault(name, "corrupt", error.sentence()) for name in ids]
-        held = [record.id for record in records if record.error is None]
-        path = self._shard_path(shard)
-        if not path.is_file():
-            return [Fault(name, "missing", f"{path} is gone") for name in held]
-        if not self.header.layout.has_index(path, [record.error is None for record in records]):
-            return [Fault(name, "corrupt", f"{path} has another size or index than its mark says") for name in held]
-        self._records[shard] = records
-        return list(self._check_rows(shard, records)) if every_byte else []
+        if not self.header.frames:
+            raise CacheError(f"the cache {self.path} keeps no frames", fix="Build one that does: `stjepa cache build --frames`.")
+        out = empty_clips(len(rows), self.header) if out is None else out
+        self.reader.pixels([self.place(row) for row in rows], out, threads)
+        return out
 
-    def _check_rows(self, shard: int, records: Sequence[RowRecord]) -> Iterator[Fault]:
-        target = np.empty((self.header.num_tokens, self.header.latent_dim), np.float16)
-        descriptor = os.open(self._shard_path(shard), os.O_RDONLY)
-        try:
-            for row, record in zip(self.rows_of(shard), records, strict=True):
-                reason = None if record.error else self._read_row(descriptor, row, target)
-                if reason:
-                    yield Fault(record.id, "corrupt", reason)
-        finally:
-            os.close(descriptor)
+    def place(self, row: int) -> Place:
+        """Where a row lies.
 
-    def _read_mark(self, shard: int) -> tuple[RowRecord, ...]:
-        path = self._mark_path(shard)
-        try:
-            data = json.loads(path.read_bytes())
-            records = tuple(from_dict(RowRecord, row, where=str(path)) for row in data["rows"])
-        except FileNotFoundError as error:
-            raise CacheError(f"shard {shard} of {self.path} is not done", fix="Type `stjepa cache build` to go on.") from error
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
-            raise CacheError(f"the mark {path} is damaged", got=str(error), fix=_verify(self.path)) from error
-        if [record.id for record in records] != [self.clips[row].id for row in self.rows_of(shard)]:
-            raise CacheError(f"the mark {path} is of other clips", fix=_verify(self.path))
-        return records
+        Raises:
+            CacheError: it is not written, or was recorded as failed.
+        """
+        shard, number = divmod(row, self.header.rows_per_shard)
+        place = Place(row, shard, number, self.mark(shard))
+        error = place.mark.rows[number].error
+        if error is not None:
+            raise self.reader.fault(place, f"has no latents: {error}")
+        return place
 
-    def _shard_path(self, shard: int) -> Path:
-        return self.path / "latents" / "c" / str(shard) / "0" / "0"
+    # ---- writing ------------------------------------------------------------------------------------------------
 
-    def _mark_path(self, shard: int) -> Path:
+    @property
+    def work(self) -> Path:
+        """Where unfinished shards and locks are: in the cache or, for a cache elsewhere, in a folder of this machine."""
+        return work_folder(self.path)
+
+    @contextmanager
+    def writing(self, shard: int, *, wait_s: float = 60.0) -> Iterator[ShardWriter]:
+        """A writer of a shard that goes on where an earlier one stopped; no other process writes it meanwhile."""
+        published = {column.name: self._shard_path(column.name, shard) for column in self.header.columns}
+        local = {name: path for name, path in published.items() if is_local(path)}
+        with holding(self.work / "lock", range(WRITING + shard, WRITING + shard + 1), f"shard {shard}", wait_s=wait_s):
+            columns = [column.name for column in self.header.columns]
+            writer = ShardWriter(self.work / str(shard), self.header.digest, shard, columns, local if not self.is_done(shard) else None)
+            try:
+                yield writer
+            finally:
+                writer.close()
+
+    def publish(self, writer: ShardWriter) -> None:
+        """Put a shard whose rows are all there in its place, then mark it done."""
+        shard = writer.shard
+        if len(writer.rows) != len(self.rows_of(shard)):
+            raise ValueError(f"shard {shard} has {len(self.rows_of(shard))} rows, got {len(writer.rows)}")
+        mark, files = writer.finish(self.header.rows_per_shard)
+        self.unmark(shard)
+        for name, file in files.items():
+            target = self._shard_path(name, shard)
+            with storage_errors(target):
+                if is_local(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(target)
+                    for folder in (target.parent, target.parent.parent, target.parent.parent.parent, self.path / name):
+                        sync(Path(str(folder)))
+                else:
+                    write_atomic(target, file.read_bytes())
+        write_atomic(self._mark_path(shard), mark.to_json())
+        writer.drop()
+
+    def unmark(self, shard: int) -> None:
+        """Declare a shard not done, so that the next build writes it again."""
+        self._marks.pop(shard, None)
+        with storage_errors(self.path), driver_errors():
+            mark = self._mark_path(shard)
+            mark.unlink(missing_ok=True)
+            if is_local(mark) and mark.parent.is_dir():
+                sync(mark.parent)  # or a power cut brings it back beside other rows
+
+    def write_failures(self) -> None:
+        """Write `failures.jsonl` from the marks, or remove it if nothing failed."""
+        file = self.path / "failures.jsonl"
+        lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failures())
+        if lines:
+            write_atomic(file, lines.encode())
+            return
+        with storage_errors(file), driver_errors():
+            file.unlink(missing_ok=True)
+
+    def sweep(self, shards: Sequence[int] | range) -> None:
+        """Remove what stopped builds left of shards that nobody writes now: of done ones, their work; half-written marks."""
+        done = self.done()
+        for shard in shards:
+            if shard in done:
+                shutil.rmtree(self.work / str(shard), ignore_errors=True)
+        if is_local(self.path):
+            mine = {f".{shard}.json" for shard in shards}
+            for file in (self.path / "marks").glob(".*"):
+                if file.name.rpartition(".")[0] in mine:
+                    file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove the work folder of a finished cache, if nobody is at work."""
+        if self.pending() or not self.work.exists():
+            return
+        with suppress(CacheError), holding(self.work / "lock", range(CREATION), "the cache"):
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _shard_path(self, column: str, shard: int) -> Location:
+        return self.reader.shard_path(column, shard)
+
+    def _mark_path(self, shard: int) -> Location:
         return self.path / "marks" / f"{shard}.json"
 
 
-def _create_arrays(path: Path, header: CacheHeader, projection: Projection) -> None:
-    import zarr
-    from zarr.codecs import Crc32cCodec
-
-    group = zarr.create_group(path, zarr_format=3, attributes={"stjepa": to_dict(header)})
-    row = (header.num_tokens, header.latent_dim)
-    group.create_array(
-        "latents",
-        shape=(header.num_clips, *row),
-        dtype=header.dtype,
-        chunks=(1, *row),
-        shards=(header.rows_per_shard, *row),
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),
-    )
-    fitted = {name: value for name, value in asdict(projection).items() if name not in ("mean", "matrix")}
-    inner = group.create_group("projection", attributes=fitted)
-    for name, array in (("mean", projection.mean.numpy()), ("matrix", projection.matrix.numpy())):
-        inner.create_array(name, data=array, compressors=[Crc32cCodec()])
+def work_folder(path: Location) -> Path:
+    """Where the work on a cache lies: `work` in it, for a remote one a folder of this machine that is named by its URL."""
+    if is_local(path):
+        return path / "work"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "stjepa" / "work" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
 
 
-def _read_header(path: Path) -> CacheHeader:
+def refuse_foreign_folder(path: Location) -> None:
+    """Refuse to build in a folder that holds something else than the beginnings of a cache.
+
+    Raises:
+        CacheError: it does.
+    """
+    known = {"work", "marks", "latents", "scales", "frames", "projection", *LISTS}
+    try:
+        with driver_errors():
+            there = path.exists()
+        if not there:
+            return
+        foreign = not is_folder(path) or any(name not in known and not name.startswith(".zarr.json.") for name in names(path))
+        if foreign or (is_folder(path / "marks") and any(names(path / "marks"))):
+            raise CacheError(f"{path} exists and is no cache of stjepa", fix="Choose another --cache, or empty that folder yourself.")
+    except OSError as error:
+        raise CacheError(f"the folder {path} cannot be read", got=error) from error
+
+
+def _read_header(path: Location) -> CacheHeader:
     where = f"the header of the cache {path}"
     try:
-        attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
-        return from_dict(CacheHeader, attributes["stjepa"], where=where)
+        with driver_errors():
+            attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
+        header = from_dict(CacheHeader, attributes[HEADER], where=where)
+        known = attributes[HEADER_DIGEST]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CacheError(f"there is no cache at {path}", fix="Type `stjepa cache build`, or name it with --cache.") from error
-    except (ValueError, KeyError, AttributeError, ConfigError) as error:
-        raise CacheError(f"{path} is no cache of stjepa, or {where} is damaged", got=str(error), fix=_rebuild(path)) from error
-
-
-def _check_array(path: Path, header: CacheHeader) -> None:
-    """The array that the header describes is the one that is there."""
-    try:
-        shape = json.loads((path / "latents" / "zarr.json").read_bytes())["shape"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CacheError(f"{path}/latents/zarr.json cannot be read", got=str(error), fix=_rebuild(path)) from error
-    expected = [header.num_clips, header.num_tokens, header.latent_dim]
-    if shape != expected:
-        raise CacheError(f"the array in {path} is not what its header says", got=shape, expected=expected, fix=_rebuild(path))
-
-
-def _rebuild(path: Path) -> str:
-    return f"Build it again: `stjepa cache build --cache {path} --overwrite`."
-
-
-def _verify(path: Path) -> str:
-    return f"Type `stjepa cache verify --level full --cache {path}`."
+    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
+        raise CacheError(f"{path} is no cache of stjepa, or {where} is damaged", got=str(error), fix=rebuild(path)) from error
+    if header.digest != known:
+        what = f"{where} was edited: it no longer has the digest that was written with it"
+        raise CacheError(what, got=header.digest[:12], expected=str(known)[:12], fix="Put the file back, or build the cache again.")
+    return header

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stjepa_cli.batches import Batch, ClipFeed, steps_per_epoch
+from stjepa_cli.batches import Batch, ClipFeed, steps_per_epoch, views_of
 from stjepa_cli.checkpoint import CheckpointHeader, checkpoint_path, write_checkpoint
 from stjepa_cli.config import OptimizerConfig, RunConfig, write_toml
 from stjepa_cli.devices import autocast, pick_device
 from stjepa_cli.errors import CacheError, StjepaError
+from stjepa_cli.locations import Location, absolute, is_local
 from stjepa_cli.nouns import software_versions
 from stjepa_cli.objectives.base import Loss, Objective, build
 from stjepa_cli.progress import SILENT, Progress
@@ -60,7 +61,7 @@ class _Session:
 
     run: RunConfig
     store: LatentStore
-    rows: list[int]
+    clips: list[tuple[int, ...]]
     objective: Objective
     optimizer: torch.optim.AdamW
     device: torch.device
@@ -69,7 +70,7 @@ class _Session:
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.rows), self.run.batch_size)
+        return steps_per_epoch(len(self.clips), self.run.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -104,7 +105,7 @@ def pretrain(run: RunConfig, *, fresh: bool = False, progress: Progress = SILENT
     loop_started = time.monotonic()
     _train(session, progress)
     losses = session.metrics.losses()
-    trained = (session.step - first_step) * min(run.batch_size, len(session.rows))
+    trained = (session.step - first_step) * min(run.batch_size, len(session.clips))
     return PretrainResult(
         steps=session.step,
         epochs=-(-session.step // session.steps_per_epoch),
@@ -112,7 +113,7 @@ def pretrain(run: RunConfig, *, fresh: bool = False, progress: Progress = SILENT
         loss_last=losses[-1],
         checkpoint=str(checkpoint_path(run.checkpoints, session.step)),
         clips_per_second=round(trained / (time.monotonic() - loop_started), 2) if trained else 0.0,
-        clips=len(session.rows),
+        clips=len(session.clips),
         student_parameters=num_parameters(session.objective.student),
         flops_per_clip=session.objective.flops(),
         device=str(session.device),
@@ -133,13 +134,13 @@ def _open(run: RunConfig, *, fresh: bool, progress: Progress) -> _Session:
     """Everything that a run needs, at the step where it goes on."""
     device = pick_device(run.device)
     store = LatentStore.open(run.cache)
-    rows = _rows(store, run.data_root, progress)
+    clips = _clips(store, run.data_root, progress)
     objective = _objective(run, store).to(device)
     _describe(objective, run, store, progress)
     if fresh:
         start_over(run.checkpoints)
     found = resume_point(run, store.header.digest)
-    session = _Session(run, store, rows, objective, _optimizer(objective, run.optimizer), device, Metrics(run.checkpoints))
+    session = _Session(run, store, clips, objective, _optimizer(objective, run.optimizer), device, Metrics(run.checkpoints))
     if found:
         path, session.step = found
         for group, module in objective.named_children():
@@ -153,26 +154,28 @@ def _open(run: RunConfig, *, fresh: bool, progress: Progress) -> _Session:
 
 def _anywhere(run: RunConfig) -> RunConfig:
     """The same run, whatever folder it is started in."""
-    return replace(run, data_root=run.data_root.absolute(), cache=run.cache.absolute(), checkpoints=run.checkpoints.absolute())
+    return replace(run, data_root=absolute(run.data_root), cache=absolute(run.cache), checkpoints=run.checkpoints.absolute())
 
 
-def _rows(store: LatentStore, data_root: Path, progress: Progress) -> list[int]:
-    """The rows to train on; says what is left out, and refuses before the first step what would stop the run later."""
+def _clips(store: LatentStore, data_root: Location, progress: Progress) -> list[tuple[int, ...]]:
+    """The rows to train on, by clip; says what is left out, and refuses before the first step what would stop the run later."""
     rows = store.usable_rows()
     if not rows:
         raise CacheError(f"the cache {store.path} holds no latents yet", fix="Type `stjepa cache build`.")
-    if len(rows) < store.header.num_clips:
+    if len(rows) < store.header.num_rows:
         failed = len(store.failures())
-        left = store.header.num_clips - len(rows) - failed
-        progress.note(f"the cache holds {len(rows)} of {store.header.num_clips} clips ({failed} failed, {left} not built yet)")
-    gone = [row for row in rows if not (data_root / store.clips[row].video).is_file()]
+        left = store.header.num_rows - len(rows) - failed
+        progress.note(f"the cache holds {len(rows)} of {store.header.num_rows} rows ({failed} failed, {left} not built yet)")
+    clips = views_of(rows, store.header.num_views)
+    videos = [] if store.header.frames or not is_local(data_root) else [data_root / store.clip_of(views[0])[0].video for views in clips]
+    gone = [video for video in videos if not video.is_file()]
     if gone:
         raise CacheError(
-            f"{len(gone)} of the {len(rows)} cached clips have no video below {data_root}",
-            got=f"no {data_root / store.clips[gone[0]].video}",
+            f"{len(gone)} of the {len(clips)} cached clips have no video below {data_root}",
+            got=f"no {gone[0]}",
             fix="Name the folder that the cache was built from with --data-root.",
         )
-    return rows
+    return clips
 
 
 def _objective(run: RunConfig, store: LatentStore) -> Objective:
@@ -227,7 +230,7 @@ def _train(session: _Session, progress: Progress) -> None:
 def _batches(session: _Session) -> Iterator[Batch]:
     run = session.run
     feed = ClipFeed(session.store, run.data_root, num_workers=run.workers, memory_bytes=int(run.memory_gb * 1e9))
-    for batch in feed.batches(session.rows, run.batch_size, run.seed, range(session.step, session.last_step)):
+    for batch in feed.batches(session.clips, run.batch_size, run.seed, range(session.step, session.last_step)):
         yield batch.to(session.device)
 
 

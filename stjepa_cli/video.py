@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.errors import NotReadyError, VideoError, storage_errors
-from stjepa_cli.nouns import ClipRef, ClipSpec, CropBox
+from stjepa_cli.locations import Location, RemoteFile, is_local
+from stjepa_cli.nouns import ClipRef, ClipSpec
+from stjepa_cli.views import plan_view
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
@@ -46,8 +49,12 @@ class Clip:
     ref: ClipRef
 
 
+Source = Path | RemoteFile
+"""What a decoder reads."""
+
+
 class Video:
-    """An open video file.
+    """An open video file; in a `with` block, or when it is collected, a remote one is closed.
 
     Attributes:
         num_frames: frames that can really be decoded, counted, never taken from the header.
@@ -59,13 +66,25 @@ class Video:
         NotReadyError: FFmpeg's libraries are missing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
-        _check_file(path)
-        self._decoder = _open(path)
+        with ExitStack() as opened, _reading(path):
+            self._source: Source = path if is_local(path) else opened.enter_context(RemoteFile(path))
+            self._inspect(path)
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _inspect(self, path: Location) -> None:
+        _check_file(path, self._source)
+        self._decoder = _open(path, self._source)
         metadata = self._decoder.metadata
         self.num_frames = len(self._decoder)
-        _check_whole(path, metadata.num_frames_from_header, self.num_frames)
+        _check_whole(path, self._source, metadata.num_frames_from_header, self.num_frames)
         self.height, self.width = metadata.height or 0, metadata.width or 0
         self._sequential = path.suffix.lower() == ".avi" and self._starts_late()
         if self._sequential:
@@ -83,10 +102,9 @@ class Video:
                 kept = {i: frame for i, frame in self._walk(wanted[-1] + 1) if i in wanted}
                 return torch.stack([kept[i] for i in indices])
             decoded: Tensor = self._decoder.get_frames_at(wanted).data
-        except (*_CODEC_ERRORS, KeyError) as error:
+        except (*_CODEC_ERRORS, KeyError, OSError) as error:
             raise VideoError(self.path, f"a frame cannot be decoded ({_first_line(error)})") from error
-        place = {index: i for i, index in enumerate(wanted)}
-        return decoded[[place[index] for index in indices]]
+        return decoded if indices == tuple(wanted) else decoded[[wanted.index(i) for i in indices]]  # whole frames: 5 MB to copy
 
     def _starts_late(self) -> bool:
         """Whether the first frame shown is stamped later than the stream starts.
@@ -102,12 +120,12 @@ class Video:
         return first > (self._decoder.metadata.begin_stream_seconds or 0) + 1e-6
 
     def _walk(self, stop: int) -> Iterator[tuple[int, Tensor]]:
-        self._decoder = _open(self.path)
+        self._decoder = _open(self.path, self._source)
         for i in range(stop):
             yield i, self._decoder.get_frame_at(i).data
 
     def _count_frames(self) -> int:
-        self._decoder = _open(self.path)
+        self._decoder = _open(self.path, self._source)
         for i in range(self.num_frames):
             try:
                 self._decoder.get_frame_at(i)
@@ -116,17 +134,18 @@ class Video:
         return self.num_frames
 
 
-def read_clip(path: Path, spec: ClipSpec) -> Clip:
-    """Cut the centre clip of a video.
+def read_clip(path: Location, spec: ClipSpec, *, clip_id: str = "", view: int = 0, seed: int = 0) -> Clip:
+    """Cut a clip from a video: the centre clip, or a random view of `views.plan_view`.
 
     Raises:
         VideoError: the file cannot be used; the message names it and says why.
     """
-    video = Video(path)
-    side = min(video.height, video.width)
-    crop = CropBox((video.height - side) // 2, (video.width - side) // 2, side, side)
-    ref = ClipRef(path, spec.frame_indices(video.num_frames), crop, spec.size_px)
-    return Clip(_resized(video.frames(ref.frame_indices), ref), ref)
+    with Video(path) as video:
+        frame_indices, crop = plan_view(
+            spec, num_frames=video.num_frames, height=video.height, width=video.width, clip_id=clip_id, view=view, seed=seed
+        )
+        ref = ClipRef(path, frame_indices, crop, spec.size_px)
+        return Clip(_cut(video, ref), ref)
 
 
 def decode(ref: ClipRef) -> Tensor:
@@ -135,12 +154,12 @@ def decode(ref: ClipRef) -> Tensor:
     Raises:
         VideoError: the file is no longer there, or no longer what it was.
     """
-    video = Video(ref.path)
-    if max(ref.frame_indices) >= video.num_frames:
-        raise VideoError(ref.path, f"it has {video.num_frames} frames, expected more than {max(ref.frame_indices)}")
-    if ref.crop.top + ref.crop.height > video.height or ref.crop.left + ref.crop.width > video.width:
-        raise VideoError(ref.path, f"its frames are {video.width}x{video.height} px, the clip was cut from larger ones")
-    return _resized(video.frames(ref.frame_indices), ref)
+    with Video(ref.path) as video:
+        if max(ref.frame_indices) >= video.num_frames:
+            raise VideoError(ref.path, f"it has {video.num_frames} frames, expected more than {max(ref.frame_indices)}")
+        if ref.crop.top + ref.crop.height > video.height or ref.crop.left + ref.crop.width > video.width:
+            raise VideoError(ref.path, f"its frames are {video.width}x{video.height} px, the clip was cut from larger ones")
+        return _cut(video, ref)
 
 
 def encode_video(path: Path, frames: Tensor, *, fps: float) -> None:
@@ -173,14 +192,16 @@ def _torchcodec() -> Any:
     return torchcodec
 
 
-def _open(path: Path) -> VideoDecoder:
+def _open(path: Location, source: Source) -> VideoDecoder:
     decoders = _torchcodec().decoders
+    if isinstance(source, RemoteFile):
+        source.seek(0)
     try:
-        decoder: VideoDecoder = decoders.VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)
+        decoder: VideoDecoder = decoders.VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=1)
     except _CODEC_ERRORS as error:
         why = _first_line(error).removeprefix(f"Could not open input file: {path} ")
         reason = "it has no video stream" if "video stream" in str(error) else f"not a video ({why})"
-        raise VideoError(path, _cut_short(path) or reason) from error
+        raise VideoError(path, _cut_short(source) or reason) from error
     return decoder
 
 
@@ -190,32 +211,49 @@ def _first_line(error: Exception) -> str:
     return line.split(", ", 2)[-1] if ".cpp:" in line else line
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
+@contextmanager
+def _reading(path: Location) -> Iterator[None]:
+    """Turn what a file system says when a file is opened or read into a `VideoError`."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise VideoError(path, "there is no such file") from error
+    except PermissionError as error:
+        raise VideoError(path, "no permission to read it") from error
+    except OSError as error:
+        raise VideoError(path, f"it cannot be read ({_first_line(error)})") from error
+
+
+def _check_file(path: Location, source: Source) -> None:
+    if isinstance(source, Path) and not source.is_file():
         raise VideoError(path, "there is no such file")
-    if not os.access(path, os.R_OK):
+    if isinstance(source, Path) and not os.access(source, os.R_OK):
         raise VideoError(path, "no permission to read it")
-    if path.stat().st_size == 0:
+    if _num_bytes(source) == 0:
         raise VideoError(path, "the file is empty")
 
 
-def _check_whole(path: Path, num_announced: int | None, num_found: int) -> None:
+def _num_bytes(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
+
+
+def _check_whole(path: Location, source: Source, num_announced: int | None, num_found: int) -> None:
     """Refuse a file that was cut short: it opens as a shorter video and would look fine."""
     # an avi's header may lie about its size by little, so its frames must be too few as well
-    reason = _cut_short(path)
+    reason = _cut_short(source)
     if reason and (num_announced is None or num_found < num_announced):
         raise VideoError(path, reason)
 
 
-def _cut_short(path: Path) -> str | None:
+def _cut_short(source: Source) -> str | None:
     """What is wrong with a file that has fewer bytes than its header announces."""
-    announced, found = announced_bytes(path), path.stat().st_size
+    announced, found = announced_bytes(source), _num_bytes(source)
     if announced is None or found >= announced:
         return None
     return f"it is cut short: {found:,} bytes, its header announces {announced:,}"
 
 
-def announced_bytes(path: Path) -> int | None:
+def announced_bytes(source: Source) -> int | None:
     """How long a webm, Matroska or avi file says that it is; None where it does not say.
 
     ```text
@@ -223,8 +261,12 @@ def announced_bytes(path: Path) -> int | None:
     webm  EBML header, Segment id 18538067, size:1..8 as a variable-length integer, ...
     ```
     """
-    with path.open("rb") as file:
-        head = file.read(4096)
+    if isinstance(source, RemoteFile):
+        source.seek(0)
+        head = source.read(4096)
+    else:
+        with source.open("rb") as file:
+            head = file.read(4096)
     if head[:4] == b"RIFF":
         return 8 + int.from_bytes(head[4:8], "little")
     segment = head.find(b"\x18\x53\x80\x67")
@@ -234,6 +276,13 @@ def announced_bytes(path: Path) -> int | None:
     length = 9 - head[start].bit_length()
     value = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
     return None if value == (1 << 7 * length) - 1 else start + length + value
+
+
+def _cut(video: Video, ref: ClipRef) -> Tensor:
+    """The pixels of a clip; a frame that it takes twice is decoded and resized once."""
+    distinct = tuple(sorted(set(ref.frame_indices)))
+    pixels = _resized(video.frames(distinct), ref)
+    return pixels if distinct == ref.frame_indices else pixels[[distinct.index(i) for i in ref.frame_indices]]
 
 
 def _resized(frames: Tensor, ref: ClipRef) -> Tensor:

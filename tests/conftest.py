@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from stjepa_cli.locations import Location, is_local, location
 from tests.media import write_tiny_ssv2, write_tiny_ucf101
 
 
@@ -42,3 +45,12 @@ def tiny_ssv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root of UCF-101: 3 classes x 4 groups, 9 train and 3 test videos a split; to read, not to change."""
     return write_tiny_ucf101(tmp_path_factory.mktemp("data") / "ucf101")
+
+
+@pytest.fixture
+def bucket() -> Iterator[Location]:
+    """An empty place of its own on fsspec's in-process file system, which answers as an object store does."""
+    place = location(f"memory://{uuid.uuid4().hex}")
+    yield place
+    if not is_local(place) and place.exists():
+        place.fs.rm(place.path, recursive=True)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stjepa_cli.locations import Location
 from stjepa_cli.video import encode_video
 
 NUM_FRAMES = 14
@@ -131,6 +132,14 @@ def turn_upright(path: Path) -> Path:
     data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     return path
+
+
+def upload(source: Path, target: Location) -> Location:
+    """Copy a file, or a folder with all that it holds, to a URL."""
+    for file in source.rglob("*") if source.is_dir() else [source]:
+        if file.is_file():
+            (target / file.relative_to(source).as_posix() if source.is_dir() else target).write_bytes(file.read_bytes())
+    return target
 
 
 # --------------------------------------------------------------------------------------------------------- data sets

@@ -18,27 +18,33 @@ LAYERS = [
     {"main"},
     {"commands"},
     {"demonstration", "console"},
-    {"readiness", "cache", "verification", "training", "evaluation", "inspection"},
-    {"encoders", "runs", "objectives"},
-    {"probes", "batches", "layouts"},
+    {"readiness", "cache", "forecasting", "verification", "training", "evaluation", "inspection"},
+    {"encoders", "runs", "objectives", "engines"},
+    {"probes", "batches", "layouts", "building", "checks"},
     {"student", "teachers", "datasets", "store"},
+    {"reading", "commits", "locks"},
+    {"arrays", "columns"},
     {"projection", "video", "masking", "layers", "checkpoint", "synthetic", "pictures", "devices", "records"},
-    {"shards", "prefetch"},
-    {"plugins"},
+    {"shards", "frames", "prefetch"},
+    {"plugins", "views"},
     {"nouns"},
     {"config"},
     {"files"},
+    {"locations"},
     {"errors", "progress"},
 ]
-PLUGIN_FOLDERS = ("teachers", "objectives", "probes", "datasets")
-WORDS = ("plugins", "nouns", "config", "files", "errors", "progress", "prefetch")
+PLUGIN_FOLDERS = ("teachers", "objectives", "probes", "datasets", "engines")
+WORDS = ("plugins", "nouns", "config", "files", "errors", "progress", "prefetch", "views")
 HOMES = {
-    "zarr": {"store.py"},
-    "google_crc32c": {"shards.py"},
+    "zarr": {"arrays.py"},
+    "crc32c": {"shards.py"},
     "torchcodec": {"video.py"},
+    "upath": {"locations.py"},
     "safetensors": {"checkpoint.py"},
     "rich": {"console.py"},
     "PIL": {"pictures.py"},
+    "simplejpeg": {"frames.py"},
+    "ray": {"ray.py"},
 }
 
 
@@ -124,7 +130,7 @@ def test_the_library_does_not_print_and_does_not_exit() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, stjepa_cli.main\n"
-        "heavy = {'torch', 'numpy', 'zarr', 'transformers', 'torchcodec', 'safetensors', 'PIL'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'zarr', 'transformers', 'torchcodec', 'safetensors', 'PIL', 'upath', 'ray'} & set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stjepa_cli.config import PRESETS, RunConfig, cache_path, from_dict, read_toml, resolve_run, ssv2_root, to_dict, write_toml
+from stjepa_cli.config import PRESETS, RunConfig, cache_path, from_dict, read_toml, resolve_run, ssv2_root, to_dict, ucf101_root, write_toml
 from stjepa_cli.errors import ConfigError
+from stjepa_cli.locations import location
 
 PLACES = {"data_root": Path("data"), "cache": Path("cache")}
 
@@ -27,6 +28,29 @@ def test_a_resolved_run_written_as_toml_gives_the_same_run(tmp_path: Path) -> No
     write_toml(tmp_path / "run.toml", run)
     assert resolve_run({}, file=tmp_path / "run.toml") == run
     assert from_dict(RunConfig, to_dict(run), where="test") == run
+
+
+def test_urls_in_a_run_survive_being_written(tmp_path: Path) -> None:
+    run = resolve_run({"data_root": "memory://bucket/ssv2", "cache": location("memory://bucket//odd/cache")})
+    assert to_dict(run)["data_root"] == "memory://bucket/ssv2"
+    write_toml(tmp_path / "run.toml", run)
+    assert 'cache = "memory://bucket//odd/cache"' in (tmp_path / "run.toml").read_text()
+    again = resolve_run({}, file=tmp_path / "run.toml")
+    assert again == run
+    assert again.data_root == location("memory://bucket/ssv2")
+    assert again.checkpoints == Path("checkpoints")
+
+
+def test_a_file_url_in_a_run_is_its_path() -> None:
+    run = resolve_run({"data_root": "file:///data/v2", "cache": "cache"})
+    assert (run.data_root, run.cache) == (Path("/data/v2"), Path("cache"))
+
+
+def test_a_place_that_is_no_text_or_a_url_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cache has a wrong type: got 3, expected Location"):
+        resolve_run({"data_root": "data", "cache": 3})
+    with pytest.raises(ConfigError, match="unknown protocol: got foo://data"):
+        resolve_run({"data_root": "foo://data", "cache": "cache"})
 
 
 def test_sizes_in_the_file_change_a_preset_and_a_preset_flag_brings_its_own(tmp_path: Path) -> None:
@@ -73,3 +97,14 @@ def test_environment_variables_move_the_default_places(monkeypatch: pytest.Monke
     monkeypatch.setenv("STJEPA_SSV2", "/data/v2")
     assert cache_path(None, ssv2_root()) == Path("/data/v2/cache_videomae_huge_384")
     assert cache_path(Path("mine"), ssv2_root(Path("other"))) == Path("mine")
+
+
+def test_flags_and_environment_variables_may_be_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STJEPA_UCF101", "memory://bucket/ucf101")
+    monkeypatch.delenv("STJEPA_CACHE", raising=False)
+    assert ucf101_root() == location("memory://bucket/ucf101")
+    root = ssv2_root("memory://bucket/ssv2")
+    assert str(cache_path(None, root)) == "memory://bucket/ssv2/cache_videomae_huge_384"
+    monkeypatch.setenv("STJEPA_CACHE", "memory://fast/cache")
+    assert cache_path(None, root) == location("memory://fast/cache")
+    assert cache_path("file:///cache", root) == Path("/cache")

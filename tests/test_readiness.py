@@ -10,8 +10,9 @@ import torch
 
 from stjepa_cli import readiness
 from stjepa_cli.datasets.base import open_dataset
+from stjepa_cli.locations import Location
 from stjepa_cli.readiness import Check, Readiness, check_readiness
-from tests.media import truncate, write_audio_only, write_empty
+from tests.media import truncate, upload, write_audio_only, write_empty
 
 NAMES = ("ffmpeg", "gpu", "ssv2", "ssv2-decode", "ucf101", "ucf101-decode", "disk", "teacher")
 
@@ -24,6 +25,10 @@ def ssv2(tiny_ssv2: Path, tmp_path: Path) -> Path:
 
 def check(ssv2: Path, ucf101: Path, *, cache: Path | None = None, teacher: str = "hog", deep: bool = False) -> Readiness:
     return check_readiness(ssv2, ucf101, cache or ssv2 / "cache", teacher, deep=deep)
+
+
+def webm(ssv2: Path, video: int) -> Path:
+    return ssv2 / "20bn-something-something-v2" / f"{video}.webm"
 
 
 def by_name(ready: Readiness) -> dict[str, Check]:
@@ -47,6 +52,20 @@ def test_a_machine_with_everything_is_ready(tiny_ssv2: Path, tiny_ucf101: Path, 
     assert ("12 of 12" if deep else "8 of 12") in found["ucf101-decode"].detail
 
 
+def test_data_sets_and_cache_may_be_urls(ssv2: Path, tiny_ucf101: Path, bucket: Location) -> None:
+    truncate(webm(ssv2, 11))
+    write_empty(webm(ssv2, 8))
+    (bucket / "cache" / "shards" / "0").write_bytes(bytes(200_000))
+    ready = check_readiness(upload(ssv2, bucket / "ssv2"), upload(tiny_ucf101, bucket / "ucf101"), bucket / "cache", "hog", deep=True)
+    found = by_name(ready)
+    assert "train: 12 listed, 11 present, 1 empty (8.webm); validation: 4 listed, 4 present" in found["ssv2"].detail
+    assert f"{bucket}/ssv2/20bn-something-something-v2/11.webm: it is cut short" in found["ssv2-decode"].detail
+    assert "train1: 9 listed, 9 present; test1: 3 listed, 3 present" in found["ucf101"].detail
+    assert "12 of 12 videos tried, all decode" in found["ucf101-decode"].detail
+    assert found["disk"].detail.startswith(f"{bucket}/cache does not say how much room it has; a cache of 12 train clips")
+    assert found["disk"].detail.endswith("takes 14.5 MB, of which 0.2 MB are there")
+
+
 def test_nothing_is_changed(tiny_ssv2: Path, tiny_ucf101: Path, tmp_path: Path) -> None:
     check(tiny_ssv2, tiny_ucf101, cache=tmp_path / "deep" / "cache")
     assert not list(tmp_path.iterdir())
@@ -56,7 +75,7 @@ def test_missing_and_empty_videos_are_counted_and_named(ssv2: Path, tiny_ucf101:
     videos = open_dataset("ssv2", ssv2).videos("train")
     for item in videos[:5]:
         item.path.unlink()
-    write_empty(videos[7].path)
+    write_empty(webm(ssv2, 8))
     found = by_name(check(ssv2, tiny_ucf101))["ssv2"]
     assert not found.ok
     assert "train: 12 listed, 6 present, 5 missing (1.webm, 2.webm, 3.webm, ...), 1 empty (8.webm)" in found.detail
@@ -65,8 +84,8 @@ def test_missing_and_empty_videos_are_counted_and_named(ssv2: Path, tiny_ucf101:
 
 def test_deep_names_every_video_that_cannot_be_decoded(ssv2: Path, tiny_ucf101: Path) -> None:
     videos = open_dataset("ssv2", ssv2).videos("train")
-    truncate(videos[10].path)
-    write_audio_only(videos[11].path)
+    truncate(webm(ssv2, 11))
+    write_audio_only(webm(ssv2, 12))
     found = by_name(check(ssv2, tiny_ucf101, deep=True))
     assert found["ssv2"].ok
     assert not found["ssv2-decode"].ok

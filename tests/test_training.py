@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stjepa_cli.batches import ClipFeed, batch_rows, steps_per_epoch
+from stjepa_cli.batches import ClipFeed, batch_rows, steps_per_epoch, views_of
 from stjepa_cli.cache import BuildRequest, build
 from stjepa_cli.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
 from stjepa_cli.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig, read_toml, resolve_run
@@ -152,17 +152,29 @@ def test_the_student_of_a_checkpoint_takes_clips_of_the_cache_and_is_frozen(run:
 
 def test_an_epoch_sees_every_clip_once_in_an_order_of_its_own() -> None:
     rows = list(range(100, 120))
-    passes = [[row for step in range(epoch * 5, epoch * 5 + 5) for row in batch_rows(rows, 4, 0, step)] for epoch in (0, 1)]
+    clips = views_of(rows, 1)
+    passes = [[row for step in range(epoch * 5, epoch * 5 + 5) for row in batch_rows(clips, 4, 0, step)] for epoch in (0, 1)]
     assert sorted(passes[0]) == sorted(passes[1]) == rows
     assert passes[0] != passes[1]
     assert steps_per_epoch(3, 64) == 1
-    assert sorted(batch_rows([1, 2, 3], 64, 0, 7)) == [1, 2, 3]
+    assert sorted(batch_rows([[1], [2], [3]], 64, 0, 7)) == [1, 2, 3]
+
+
+def test_an_epoch_takes_one_view_of_each_clip_and_the_epochs_together_all_that_are_there() -> None:
+    clips = views_of([0, 1, 2, 3, 5, 9, 10, 11], 3)  # of the second clip one view failed, of the third all did
+    assert clips == [(0, 1, 2), (3, 5), (9, 10, 11)]
+    seen = set()
+    for epoch in range(20):
+        rows = batch_rows(clips, 3, 0, epoch)
+        assert sorted(row // 3 for row in rows) == [0, 1, 3]
+        seen |= set(rows)
+    assert seen == {0, 1, 2, 3, 5, 9, 10, 11}
 
 
 def test_the_feed_gives_the_pixels_that_the_teacher_saw_with_their_latents(tiny_ssv2: Path, cache: Path) -> None:
     store = LatentStore.open(cache)
     feed = ClipFeed(store, tiny_ssv2, num_workers=2, memory_bytes=30_000)
-    batch = next(feed.batches(store.usable_rows(), 5, 0, range(1)))
+    batch = next(feed.batches(views_of(store.usable_rows(), 1), 5, 0, range(1)))
     for row, clip, latents in zip(batch.rows.tolist(), batch.clips, batch.latents, strict=True):
         assert torch.equal(clip, read_clip(tiny_ssv2 / store.clips[row].video, SPEC).pixels)
         assert torch.equal(latents, torch.from_numpy(store.read([row])[0]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from stjepa_cli.errors import VideoError
+from stjepa_cli.locations import Location, RemoteFile
 from stjepa_cli.nouns import ClipRef, ClipSpec, CropBox
 from stjepa_cli.video import Video, announced_bytes, decode, encode_video, ffmpeg_version, read_clip
 from tests import media
@@ -221,3 +224,79 @@ def test_encoding_keeps_number_and_size_of_frames(tmp_path: Path) -> None:
     frames = media.moving_square(num_frames=5, height=32, width=50)
     encode_video(tmp_path / "video.webm", frames, fps=12.0)
     assert Video(tmp_path / "video.webm").frames((0, 1, 2, 3, 4)).shape == frames.shape
+
+
+# ------------------------------------------------------------------------------------------------------ remote files
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".xvid.avi"])
+def test_a_remote_video_gives_the_pixels_of_the_local_one(tmp_path: Path, bucket: Location, squares: torch.Tensor, suffix: str) -> None:
+    write = media.write_xvid if suffix == ".xvid.avi" else media.write_video
+    path = write(tmp_path / f"video{suffix}", squares)
+    local, remote = read_clip(path, SPEC), read_clip(media.upload(path, bucket / path.name), SPEC)
+    assert remote.ref == replace(local.ref, path=bucket / path.name)
+    assert torch.equal(remote.pixels, local.pixels)
+    assert torch.equal(decode(remote.ref), local.pixels)
+    with Video(path) as here, Video(bucket / path.name) as there:
+        assert there.num_frames == here.num_frames
+        assert torch.equal(there.frames((30, 3, 11)), here.frames((30, 3, 11)))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_remote_file_is_refused_for_the_same_reason(tmp_path: Path, bucket: Location, name: str) -> None:
+    make, reason = BROKEN[name]
+    path = make(tmp_path / name)
+    if path.exists():
+        media.upload(path, bucket / name)
+    with pytest.raises(VideoError) as caught:
+        read_clip(bucket / name, SPEC)
+    assert caught.value.path == bucket / name
+    assert reason in caught.value.reason
+    assert str(caught.value).startswith(f"{bucket}/{name}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_remote_files_are_closed_whether_they_are_used_or_refused(
+    tmp_path: Path, bucket: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[RemoteFile] = []
+
+    class Watched(RemoteFile):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            opened.append(self)
+
+    monkeypatch.setattr("stjepa_cli.video.RemoteFile", Watched)
+    read_clip(media.upload(media.write_video(tmp_path / "good.webm"), bucket / "good.webm"), SPEC)
+    with pytest.raises(VideoError, match="not a video"):
+        read_clip(media.upload(media.write_text(tmp_path / "bad.webm"), bucket / "bad.webm"), SPEC)
+    assert [file.closed for file in opened] == [True, True]
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".xvid.avi"])
+def test_a_connection_lost_at_any_read_is_refused_by_name(tmp_path: Path, bucket: Location, squares: torch.Tensor, suffix: str) -> None:
+    write = media.write_xvid if suffix == ".xvid.avi" else media.write_video
+    path = write(tmp_path / f"video{suffix}", squares)
+    media.upload(path, bucket / path.name)
+    total = reads_of(bucket / path.name)
+    assert total > 2
+    for working in range(total):
+        with pytest.raises(VideoError, match="connection lost"):
+            reads_of(bucket / path.name, working)
+
+
+def reads_of(path: Location, working: int = 10**6) -> int:
+    """How many reads it takes to cut a clip; after so many working ones the connection is lost."""
+    original, count = RemoteFile.readinto, 0
+
+    def readinto(self: RemoteFile, buffer: Any) -> int:
+        nonlocal count
+        count += 1
+        if count > working:
+            raise ConnectionError("connection lost")
+        return original(self, buffer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RemoteFile, "readinto", readinto)
+        read_clip(path, SPEC)
+    return count

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.locations import Location
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.cache import BuildResult
+    from stjepa_cli.engines.base import BuildRequest
+    from stjepa_cli.forecasting import Forecast
+    from stjepa_cli.store import FailedClip
     from stjepa_cli.verification import VerifyResult
 
 app = typer.Typer(help="Build and check the cache of a teacher's latents.\n\nExample: stjepa cache build", no_args_is_help=True)
@@ -23,10 +28,11 @@ MAX_SHOWN = 10
 
 
 class Level(StrEnum):
-    """How much of a cache is read."""
+    """How much of a cache is checked."""
 
     quick = "quick"
     full = "full"
+    recompute = "recompute"
 
 
 class ProjectionKind(StrEnum):
@@ -35,6 +41,13 @@ class ProjectionKind(StrEnum):
     pca = "pca"
     random = "random"
     identity = "identity"
+
+
+class Dtype(StrEnum):
+    """How latents are stored."""
+
+    float16 = "float16"
+    int8 = "int8"
 
 
 @app.command(help="Run the teacher once over a data set and keep its latents.\n\nExample: stjepa cache build --teacher hog --limit 200")
@@ -51,19 +64,29 @@ def build(
     dim: Annotated[int, typer.Option(min=1, help="Stored channels.")] = config.LATENT_DIM,
     projection: Annotated[ProjectionKind | None, typer.Option(help="[default: identity if the widths agree, else pca]")] = None,
     fit_clips: Annotated[int, typer.Option(min=1, help="Clips that the projection is fitted on.")] = 256,
+    views: Annotated[int, typer.Option(min=1, help="Views of each clip; the first is the centre view, the others are random.")] = 1,
+    view_seed: Annotated[int, typer.Option(help="Seed of the random views.")] = 0,
+    frames: Annotated[bool, typer.Option("--frames", help="Keep the decoded clips too: pretraining then needs no videos.")] = False,
+    dtype: Annotated[Dtype, typer.Option(help="int8 (a scale for each token) halves the size.")] = Dtype.float16,
     num_frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip, for a teacher of free geometry (hog).")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Pixels a side, likewise.")] = None,
     tubelet: Annotated[int | None, typer.Option(min=1, help="Frames of a token, likewise.")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a token, likewise.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built; decode and write nothing.")] = False,
+    part: Annotated[str, typer.Option(metavar="I/N", help="Fill only this share of the shards, beside other processes.")] = "1/1",
+    engine: Annotated[str, typer.Option(help="local, or ray: all GPUs of a Ray cluster (pip install 'stjepa[ray]').")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster. [default: start one here]")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the clips in failures.jsonl again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built and how long it would take; write nothing.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Clips that a dry run times.")] = 16,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the cache that is there first.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    def call(progress: Progress) -> BuildResult:
-        from stjepa_cli import cache as library
+    def request() -> BuildRequest:
+        from stjepa_cli.engines.base import BuildRequest
+        from stjepa_cli.records import Part
 
         root = config.ssv2_root(data_root)
-        request = library.BuildRequest(
+        return BuildRequest(
             data_root=root,
             cache=config.cache_path(cache, root),
             dataset=dataset,
@@ -74,34 +97,61 @@ def build(
             latent_dim=dim,
             projection=projection.value if projection else None,
             fit_clips=fit_clips,
+            views=views,
+            view_seed=view_seed,
+            frames=frames,
+            dtype=dtype.value,
             batch_size=batch_size,
             workers=workers,
             device=device,
+            part=Part.parse(part),
+            engine=engine,
+            engine_address=ray_address,
+            retry_failed=retry_failed,
             overwrite=overwrite,
         )
-        return library.forecast(request) if dry_run else library.build(request, progress)
 
-    console.run_command(call, render=_show_build, as_json=as_json)
+    def plan(progress: Progress) -> Forecast:
+        from stjepa_cli.forecasting import forecast
+
+        return forecast(request(), sample=sample, progress=progress)
+
+    def fill(progress: Progress) -> BuildResult:
+        from stjepa_cli import cache as library
+
+        return library.build(request(), progress)
+
+    if dry_run:
+        console.run_command(plan, render=_show_forecast, as_json=as_json)
+    else:
+        console.run_command(fill, render=_show_build, as_json=as_json)
 
 
 @app.command(help="Check a cache: exit 0 if all of it is there and whole, 1 if not.\n\nExample: stjepa cache verify --level full")
 def verify(
     cache: options.Cache = None,
-    level: Annotated[Level, typer.Option(help="quick: marks, sizes, indexes. full: every byte.")] = Level.quick,
+    level: Annotated[
+        Level, typer.Option(help="quick: marks, sizes, indexes. full: every byte. recompute: quick, and some clips made again.")
+    ] = Level.quick,
     repair: Annotated[bool, typer.Option("--repair", help="Drop the marks of bad shards: the next build fills them.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read.")] = 2,
+    parts: Annotated[int, typer.Option(min=1, help="Say what is not built yet by so many parts.")] = 1,
+    sample: Annotated[int, typer.Option(min=1, help="Clips that recompute makes again.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
+    data_root: options.SSv2Root = None,
+    teacher: Annotated[str | None, typer.Option(help="Where the teacher is, for recompute. [default: the name in the cache]")] = None,
+    device: options.Device = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = os.cpu_count() or 1,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> VerifyResult:
-        from stjepa_cli.verification import verify as check
+        from stjepa_cli import verification
 
-        return check(_cache_to_check(cache), level=level.value, repair=repair, workers=workers, progress=progress)
+        root = config.ssv2_root(data_root)
+        again = verification.Recompute(root, sample, seed, teacher, device) if level is Level.recompute else None
+        path: Location = config.cache_path(cache, root)
+        return verification.verify(path, level=level.value, repair=repair, workers=workers, parts=parts, recompute=again, progress=progress)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)
-
-
-def _cache_to_check(cache: Path | None) -> Path:
-    return config.cache_path(cache, config.ssv2_root())
 
 
 def _clip(num_frames: int | None, size: int | None, tubelet: int | None, patch: int | None) -> ClipSpec | None:
@@ -110,23 +160,47 @@ def _clip(num_frames: int | None, size: int | None, tubelet: int | None, patch: 
     return ClipSpec(**chosen) if chosen else None  # type: ignore[arg-type]
 
 
-def _show_build(result: BuildResult) -> None:
+def _what(result: BuildResult | Forecast) -> dict[str, object]:
+    """What a cache is, whether it is planned or built."""
     tokens, channels = result.latents
-    pairs: dict[str, object] = {
+    views = f" x {result.views} views" if result.views > 1 else ""
+    frames = " and frames" if result.frames else ""
+    return {
         "cache": result.cache,
         "teacher": f"{result.teacher} (licence {result.licence})",
-        "clips": f"{result.clips:,} in {result.shards:,} shards, latents {tokens:,} x {channels} float16",
+        "clips": f"{result.clips:,}{views} in {result.shards:,} shards, latents {tokens:,} x {channels} {result.dtype}{frames}",
         "size": console.megabytes(result.bytes),
     }
-    if result.dry_run:
-        pairs["stored already"] = f"{result.skipped:,}"
-        console.show_pairs("Would build", pairs)
-        return
-    pairs |= {"written": f"{result.written:,}", "stored already": f"{result.skipped:,}", "failed": f"{len(result.failed):,}"}
+
+
+def _show_forecast(result: Forecast) -> None:
+    pairs = _what(result) | {"stored already": f"{result.skipped:,}"}
+    if result.clips_per_second and result.seconds is not None:
+        failed = f", {result.sample_failed} of them failed" if result.sample_failed else ""
+        pairs["speed"] = f"{result.clips_per_second:.3g} clips/s, from a sample of {result.sampled}{failed} ({result.measured})"
+        pairs["time"] = f"about {console.duration(result.seconds)} for what is not stored yet"
+    console.show_pairs("Would build", pairs)
+
+
+def _show_build(result: BuildResult) -> None:
+    pairs = _what(result) | {
+        "written": f"{result.written:,}",
+        "stored already": f"{result.skipped:,}",
+        "failed": f"{len(result.failed):,}",
+    }
+    if result.cosine is not None:
+        pairs["cosine of int8"] = f"{result.cosine:.6f} to the teacher's projected tokens"
+    if result.missing:
+        pairs["not built yet"] = f"{result.missing:,} (this was part {result.part})"
     console.show_pairs("Built", pairs | {"time": f"{result.seconds:.1f} s"})
     if result.failed:
-        rows = [(clip.id, clip.error) for clip in result.failed[:MAX_SHOWN]]
+        rows = [(_row_name(clip), clip.error) for clip in result.failed[:MAX_SHOWN]]
         console.show_table("Clips that could not be used", ("clip", "why"), rows, caption=_more(len(result.failed)))
+        console.say(f"All of them are in {result.cache}/failures.jsonl; `--retry-failed` tries them again.")
+
+
+def _row_name(clip: FailedClip) -> str:
+    return f"{clip.id} view {clip.view}" if clip.view else clip.id
 
 
 def _more(total: int) -> str | None:
@@ -142,11 +216,36 @@ def _show_verify(result: VerifyResult) -> None:
         "present": f"{result.present:,}",
         "missing": f"{result.missing:,}",
         "corrupt": f"{len(result.corrupt):,}",
+        "foreign": f"{len(result.foreign):,}",
+        "extra files": f"{len(result.extra):,}",
         "failed when built": f"{result.failed:,}",
-        "time": f"{result.seconds:.1f} s",
     }
-    console.show_pairs("ok" if result.ok else "NOT ok", pairs)
+    if result.level == Level.recompute:
+        worst = "-" if result.worst_error is None else f"{result.worst_error:.2g}"
+        pairs["made again"] = (
+            f"{result.recomputed:,}, {len(result.changed):,} changed, distance at most {worst} (tolerance {result.tolerance})"
+        )
+    console.show_pairs("ok" if result.ok else "NOT ok", pairs | {"time": f"{result.seconds:.1f} s"})
+    if result.gaps:
+        console.show_table(
+            "Not built yet", ("part", "shards", "clips", "to fill"), [(g.part, g.shards, g.rows, g.command) for g in result.gaps]
+        )
     if result.faults:
         rows = [(fault.id, fault.kind, fault.reason) for fault in result.faults[:MAX_SHOWN]]
         console.show_table("What is wrong", ("clip", "kind", "why"), rows, caption=_more(len(result.faults)))
-        console.say("Next: `stjepa cache verify --level full --repair`, then `stjepa cache build`: it fills exactly what is missing.")
+        console.annotate([f"{fault.kind} {fault.id}: {fault.reason}" for fault in result.faults[:MAX_SHOWN]], title="stjepa cache verify")
+        console.say(_next_step(result))
+
+
+def _next_step(result: VerifyResult) -> str:
+    """What to type after a check that found something."""
+    steps: list[str] = []
+    if result.corrupt or result.foreign or result.missing:
+        marked: Sequence[str] = [*result.corrupt, *result.foreign] or [fault.id for fault in result.faults if "done mark" in fault.reason]
+        steps.append("`stjepa cache verify --level full --repair`, then `stjepa cache build`" if marked else "`stjepa cache build`")
+        steps[-1] += ": it fills exactly what is missing"
+    if result.extra:
+        steps.append("look at the extra files and remove them yourself")
+    if result.changed:
+        steps.append("put back the videos, the decoder or the teacher that the cache was made with, or build another cache")
+    return "Next: " + "; ".join(steps) + "."

@@ -8,6 +8,7 @@ import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +31,10 @@ def download_check(
 ) -> None:
     from stjepa_cli.readiness import Readiness, check_readiness
 
-    root = config.ssv2_root(ssv2)
-    place = config.cache_path(cache, root)
+    def call(progress: Progress) -> Readiness:
+        root = config.ssv2_root(ssv2)
+        place = config.cache_path(cache, root)
+        return check_readiness(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress)
 
     def render(result: Readiness) -> None:
         rows = [
@@ -40,7 +43,7 @@ def download_check(
         console.show_table("What is there", ("", "check", "found, and what to do"), rows)
 
     console.run_command(
-        lambda progress: check_readiness(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress),
+        call,
         render=render,
         as_json=as_json,
         succeeded=lambda result: result.ok,

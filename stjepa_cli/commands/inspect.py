@@ -1,4 +1,4 @@
-"""`stjepa inspect checkpoint`: what a file holds."""
+"""`stjepa inspect checkpoint` and `stjepa inspect cache`: what files hold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from stjepa_cli.commands import options
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.inspection import CheckpointReport
+    from stjepa_cli.inspection import CacheReport, CheckpointReport
 
 app = typer.Typer(help="Show what files hold.\n\nExample: stjepa inspect checkpoint", no_args_is_help=True)
+
+
+MAX_CHANNELS = 16
 
 
 @app.callback()
@@ -35,6 +38,54 @@ def checkpoint(
         return inspection.inspect_checkpoint(config.checkpoints_dir(path))
 
     console.run_command(call, render=_show, as_json=as_json, payload=_payload, succeeded=lambda report: report.finite)
+
+
+@app.command(help="Show a cache: what it was made from, how full it is, its channels.\n\nExample: stjepa inspect cache /data/cache")
+def cache(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[PATH|URL]", help="The cache. [default: STJEPA_CACHE, or that of the data root]")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Rows that the statistics are of.")] = 64,
+    as_json: options.Json = False,
+) -> None:
+    def call(_: Progress) -> CacheReport:
+        from stjepa_cli import inspection
+
+        return inspection.inspect_cache(config.cache_path(path, config.ssv2_root()), sample=sample)
+
+    console.run_command(call, render=_show_cache, as_json=as_json, payload=lambda report: dict(console.to_plain(report.to_dict())))
+
+
+def _show_cache(report: CacheReport) -> None:
+    header, card = report.header, report.header.teacher
+    views = f" x {header.num_views} views" if header.num_views > 1 else ""
+    projection = header.projection
+    console.show_pairs(
+        report.path,
+        {
+            "data set": f"{header.dataset}/{header.split}, {header.num_clips:,} clips{views}",
+            "teacher": f"{card.name} ({card.kind}, revision {card.revision})",
+            "licence": card.licence,
+            "clips": str(card.clip),
+            "latents": f"{header.num_tokens:,} x {header.latent_dim} {header.dtype}" + (", with frames" if header.frames else ""),
+            "projection": f"{projection['kind']} from {card.dim} channels, keeps {projection['explained']:.1%} of the variance",
+            "stored": f"{report.stored:,} of {report.rows:,} rows, {report.failed:,} failed, {report.missing:,} not built yet",
+            "size": f"{console.megabytes(report.bytes)} in {report.shards_done:,} of {report.shards:,} shards",
+            "digest": header.digest,
+            "written by": ", ".join(f"{name} {version}" for name, version in header.software.items()),
+        },
+    )
+    if report.channels is None:
+        return
+    names = ("channel", "mean", "std", "min", "max")
+    channels = report.channels
+    rows = list(zip(range(header.latent_dim), channels.mean, channels.std, channels.minimum, channels.maximum, strict=True))
+    shown = rows if len(rows) <= MAX_CHANNELS else [*rows[: MAX_CHANNELS // 2], *rows[-MAX_CHANNELS // 2 :]]
+    constant, cosine = report.constant_channels, report.mean_cosine
+    caption = f"over {report.sampled:,} rows; {constant} channels are constant; mean cosine of a token to the mean token {cosine}"
+    console.show_table(
+        "Channels" if shown == rows else f"Channels, {len(shown)} of {len(rows)} (--json has all)", names, shown, caption=caption
+    )
 
 
 def _payload(report: CheckpointReport) -> dict[str, Any]:

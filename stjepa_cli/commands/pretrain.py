@@ -10,6 +10,7 @@ import typer
 
 from stjepa_cli import config, console
 from stjepa_cli.commands import options
+from stjepa_cli.locations import Location
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def pretrain(
     console.run_command(call, render=_show, as_json=as_json)
 
 
-def _places(data_root: Path | None) -> dict[str, Path]:
+def _places(data_root: str | None) -> dict[str, Location]:
     root = config.ssv2_root(data_root)
     return {"data_root": root, "cache": config.cache_path(None, root), "checkpoints": config.checkpoints_dir()}
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from stjepa_cli import plugins
 from stjepa_cli.errors import ConfigError, DatasetError
+from stjepa_cli.locations import Location, driver_errors, file_sizes, is_folder, is_local, names
 
 T = TypeVar("T")
 
@@ -30,13 +29,13 @@ class VideoItem:
     """
 
     id: str
-    path: Path
+    path: Location
     label: int | None
     group: str | None
 
 
 class Dataset(ABC):
-    """A data set below a root folder.
+    """A data set below a root, a local folder or a URL.
 
     Attributes:
         name: the plug-in's name.
@@ -58,8 +57,12 @@ class Dataset(ABC):
     splits: ClassVar[tuple[str, ...]]
     optional_splits: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, root: Path) -> None:
-        if not os.path.isdir(root):  # unlike Path.is_dir, says no where a folder above is forbidden
+    def __init__(self, root: Location) -> None:
+        try:
+            there = is_folder(root)
+        except OSError as error:
+            raise DatasetError(f"{self.title} cannot be reached at {root}", got=error, fix=_look(root)) from error
+        if not there:
             raise DatasetError(f"{self.title} is not there: {root} is not a folder", fix=self.how_to_get)
         self.root = root
         self.classes: tuple[str, ...] = self._read_classes()
@@ -82,12 +85,12 @@ class Dataset(ABC):
         return items
 
     @abstractmethod
-    def list_file(self, split: str) -> Path:
+    def list_file(self, split: str) -> Location:
         """The file that lists a split, or where it should be."""
 
     @property
     @abstractmethod
-    def video_folder(self) -> Path:
+    def video_folder(self) -> Location:
         """The folder below which the videos lie, or where they should be."""
 
     @abstractmethod
@@ -102,19 +105,22 @@ class Dataset(ABC):
         """The next step when a list is missing or damaged."""
         return f"Put back the official lists of {self.title} from {self.homepage}."
 
-    def _read_text(self, path: Path) -> str:
+    def _read_text(self, path: Location) -> str:
         """The text of a list; a DatasetError if it is missing, empty or no text."""
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            with driver_errors():
+                data = path.read_bytes()
+            text = data.decode("utf-8-sig")
         except FileNotFoundError as error:
             raise DatasetError(f"{self.title} lacks a list: there is no {path}", fix=self.replace_list()) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{path} cannot be read", got=error, fix=self.replace_list()) from error
+            fix = self.replace_list() if is_local(path) or isinstance(error, UnicodeDecodeError) else _look(path)
+            raise DatasetError(f"{path} cannot be read", got=error, fix=fix) from error
         if not text.strip():
             raise DatasetError(f"{path} is empty", fix=self.replace_list())
         return text
 
-    def _read_json(self, path: Path, shape: type[T], meaning: str) -> T:
+    def _read_json(self, path: Location, shape: type[T], meaning: str) -> T:
         """The value in a JSON file, a filled `shape` (list or dict); `meaning` says what it should hold."""
         try:
             value = json.loads(self._read_text(path))
@@ -126,11 +132,11 @@ class Dataset(ABC):
             raise DatasetError(f"{path} is empty", got=json.dumps(value), expected=meaning, fix=self.replace_list())
         return value
 
-    def _wrong_shape(self, path: Path, got: object, expected: str) -> DatasetError:
+    def _wrong_shape(self, path: Location, got: object, expected: str) -> DatasetError:
         return DatasetError(f"{path} has another shape", got=str(got)[:120], expected=expected, fix=self.replace_list())
 
 
-def open_dataset(name: str, root: Path) -> Dataset:
+def open_dataset(name: str, root: Location) -> Dataset:
     """The data set plug-in `name`, opened at `root`.
 
     Raises:
@@ -172,19 +178,35 @@ def _in_turn(queues: Sequence[Sequence[int]]) -> list[int]:
     return [i for turn in zip_longest(*queues) for i in turn if i is not None]
 
 
-def folder_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder, read once; nothing if there is no such folder.
+def folder_names(folder: Location) -> Iterator[str]:
+    """Names of what lies in a folder, read once; nothing if there is no such folder.
 
     Raises:
         DatasetError: the folder cannot be read.
     """
+    return _read(folder, names(folder))
+
+
+def folder_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, int]]:
+    """Name and bytes of the files in a folder that are `wanted`, read once; nothing if there is no such folder.
+
+    Raises:
+        DatasetError: the folder cannot be read.
+    """
+    return _read(folder, file_sizes(folder, wanted))
+
+
+def _read(folder: Location, entries: Iterator[T]) -> Iterator[T]:
     try:
-        with os.scandir(folder) as entries:
-            yield from entries
+        yield from entries
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise DatasetError(f"the folder {folder} cannot be read", got=error.strerror, fix=f"Type `ls -ld {folder}`.") from error
+        raise DatasetError(f"the folder {folder} cannot be read", got=error.strerror or error, fix=_look(folder)) from error
+
+
+def _look(folder: Location) -> str:
+    return f"Type `ls -ld {folder}`." if is_local(folder) else "Check the address and the credentials of its server."
 
 
 def as_text(value: Any) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
-from stjepa_cli.datasets.base import Dataset, VideoItem, as_text, folder_entries
+from stjepa_cli.datasets.base import Dataset, VideoItem, as_text, folder_names
+from stjepa_cli.locations import Location
 
-LIST_FOLDERS = (".", "labels")
+LIST_FOLDERS = ("", "labels")  # "" is the root: in a URL, unlike in a path, "." would be a name
 LIST_PREFIXES = ("", "something-something-v2-")
-VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
+VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
 
 _CLASSES = "an object of templates and class ids"
 _LABELLED = 'a list of objects like {"id": "78687", "template": "Holding [something]"}'
@@ -36,16 +36,16 @@ class SomethingSomething(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     optional_splits: ClassVar[tuple[str, ...]] = ("test",)
 
-    def list_file(self, split: str) -> Path:
+    def list_file(self, split: str) -> Location:
         """`<split>.json`, wherever it lies; the plain name in the folder of the other lists if it does not."""
         places = [self.root / folder / f"{prefix}{split}.json" for folder in LIST_FOLDERS for prefix in LIST_PREFIXES]
         return next((place for place in places if place.is_file()), places[0])
 
     @cached_property
-    def video_folder(self) -> Path:
+    def video_folder(self) -> Location:
         """The folder with the most webm files; the official one if there are none anywhere."""
         folders = [self.root / folder for folder in VIDEO_FOLDERS]
-        return max(folders, key=lambda folder: sum(entry.name.endswith(".webm") for entry in folder_entries(folder)))
+        return max(folders, key=lambda folder: sum(name.endswith(".webm") for name in folder_names(folder)))
 
     def _read_classes(self) -> tuple[str, ...]:
         path = self.list_file("labels")
@@ -63,7 +63,7 @@ class SomethingSomething(Dataset):
         entries = self._read_json(path, list, _UNLABELLED if labels is None else _LABELLED)
         return tuple(self._item(entry, labels, path) for entry in entries)
 
-    def _item(self, entry: Any, labels: dict[str, int] | None, path: Path) -> VideoItem:
+    def _item(self, entry: Any, labels: dict[str, int] | None, path: Location) -> VideoItem:
         video = as_text(entry.get("id")) if isinstance(entry, dict) else None
         if video is None:
             raise self._wrong_shape(path, entry, _UNLABELLED if labels is None else _LABELLED)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import ClassVar
 
-from stjepa_cli.datasets.base import Dataset, VideoItem, folder_entries
+from stjepa_cli.datasets.base import Dataset, VideoItem, folder_names
+from stjepa_cli.locations import Location
 
-LIST_FOLDERS = ("ucfTrainTestlist", ".")
-VIDEO_FOLDERS = ("UCF-101", "UCF101", "videos", ".")
+LIST_FOLDERS = ("ucfTrainTestlist", "")  # "" is the root: in a URL, unlike in a path, "." would be a name
+VIDEO_FOLDERS = ("UCF-101", "UCF101", "videos", "")
 
 _GROUP = re.compile(r"_(g\d+)_c\d+$", re.IGNORECASE)
 _LINE = "a line like `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`"
@@ -37,31 +38,27 @@ class UCF101(Dataset):
     )
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
 
-    def list_file(self, split: str) -> Path:
+    def list_file(self, split: str) -> Location:
         """`train1` is `trainlist01.txt`."""
         return self._list(f"{split[:-1]}list0{split[-1]}.txt")
 
-    def _list(self, name: str) -> Path:
+    def _list(self, name: str) -> Location:
         places = [self.root / folder / name for folder in LIST_FOLDERS]
         return next((place for place in places if place.is_file()), places[0])
 
     @cached_property
-    def video_folder(self) -> Path:
+    def video_folder(self) -> Location:
         """The folder that holds the most class folders; the official one if there are none anywhere."""
         known = {name.lower() for name in self.classes}
         folders = [self.root / folder for folder in VIDEO_FOLDERS]
-        return max(folders, key=lambda folder: sum(entry.name.lower() in known for entry in folder_entries(folder)))
+        return max(folders, key=lambda folder: sum(name.lower() in known for name in folder_names(folder)))
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
+    def _files(self) -> dict[str, Location]:
         """Every file of the class folders, by `class/name` in lower case."""
         known = {name.lower() for name in self.classes}
-        folders = [entry for entry in folder_entries(self.video_folder) if entry.name.lower() in known]
-        return {
-            f"{folder.name}/{file.name}".lower(): self.video_folder / folder.name / file.name
-            for folder in folders
-            for file in folder_entries(Path(folder.path))
-        }
+        folders = [self.video_folder / name for name in folder_names(self.video_folder) if name.lower() in known]
+        return {f"{folder.name}/{name}".lower(): folder / name for folder in folders for name in folder_names(folder)}
 
     def _read_classes(self) -> tuple[str, ...]:
         path = self._list("classInd.txt")
@@ -81,7 +78,7 @@ class UCF101(Dataset):
         path = self.list_file(split)
         return tuple(self._item(line, path) for line in _lines(self._read_text(path)))
 
-    def _item(self, line: str, path: Path) -> VideoItem:
+    def _item(self, line: str, path: Location) -> VideoItem:
         place = line.split(maxsplit=1)[0]
         folder, _, name = place.partition("/")
         label = self._labels.get(folder.lower())
@@ -90,8 +87,9 @@ class UCF101(Dataset):
         if label is None:
             raise self._wrong_shape(path, repr(line), "a class that is in classInd.txt")
         file = self._files.get(place.lower(), self.video_folder / place)
-        group = _GROUP.search(Path(name).stem)
-        return VideoItem(Path(name).stem, file, label, group[1].lower() if group else None)
+        video = PurePosixPath(name).stem
+        group = _GROUP.search(video)
+        return VideoItem(video, file, label, group[1].lower() if group else None)
 
 
 def _lines(text: str) -> list[str]:

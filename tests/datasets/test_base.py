@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stjepa_cli import plugins
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset, spread
 from stjepa_cli.errors import ConfigError, DatasetError
+from stjepa_cli.locations import Location, is_local
+from tests.media import upload
 
 NAMES = plugins.names("datasets")
 
@@ -34,6 +38,18 @@ def test_every_listed_video_of_a_whole_data_set_is_there(dataset: Dataset) -> No
         assert all(item.path.is_file() for item in dataset.videos(split))
 
 
+def test_a_remote_root_gives_the_items_of_a_local_one(dataset: Dataset, bucket: Location) -> None:
+    root = dataset.root
+    assert is_local(root)
+    remote = open_dataset(dataset.name, upload(root, bucket / "root"))
+    assert remote.classes == dataset.classes
+    for split in dataset.splits:
+        items = dataset.videos(split)
+        moved = [replace(item, path=bucket / "root" / item.path.relative_to(root).as_posix()) for item in items if is_local(item.path)]
+        assert remote.videos(split) == tuple(moved)
+        assert len(moved) == len(items)
+
+
 def test_two_readings_are_equal(dataset: Dataset) -> None:
     again = open_dataset(dataset.name, dataset.root)
     assert [again.videos(split) for split in again.splits] == [dataset.videos(split) for split in dataset.splits]
@@ -49,6 +65,25 @@ def test_a_missing_root_names_the_official_page(tmp_path: Path, name: str) -> No
     with pytest.raises(DatasetError, match=r"is not a folder.*https://") as caught:
         open_dataset(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_remote_root_is_the_same_sentence(bucket: Location, name: str) -> None:
+    with pytest.raises(DatasetError, match=r"is not a folder.*https://") as caught:
+        open_dataset(name, bucket / "nowhere")
+    assert f"{bucket}/nowhere is not a folder" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_refuses_is_one_sentence(bucket: Location, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("unable to locate credentials")
+
+    assert not is_local(bucket)
+    monkeypatch.setattr(bucket.fs, "isdir", refuse)
+    monkeypatch.setattr(bucket.fs, "info", refuse)
+    with pytest.raises(DatasetError, match=r"cannot be reached at memory://.*unable to locate credentials.*credentials of its server"):
+        open_dataset(name, bucket)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,8 @@ import pytest
 
 from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.errors import DatasetError
-from tests.media import MOTIONS, plain, ssv2_entry, write_json
+from stjepa_cli.locations import Location
+from tests.media import MOTIONS, plain, ssv2_entry, upload, write_json
 
 
 def lay_out(root: Path, *, lists: str = "", videos: str = "", prefix: str = "") -> Path:
@@ -43,6 +44,13 @@ def test_the_official_layout(tiny_ssv2: Path) -> None:
 def test_every_known_layout_is_found(tmp_path: Path, lists: str, videos: str, prefix: str) -> None:
     dataset = open_dataset("ssv2", lay_out(tmp_path, lists=lists, videos=videos, prefix=prefix))
     assert [item.path for item in dataset.videos("train")] == [tmp_path / videos / f"{i}.webm" for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("lists", "videos"), [("", ""), ("labels", "videos")])
+def test_layouts_are_found_at_a_url(tmp_path: Path, bucket: Location, lists: str, videos: str) -> None:
+    dataset = open_dataset("ssv2", upload(lay_out(tmp_path, lists=lists, videos=videos), bucket))
+    assert [str(item.path) for item in dataset.videos("train")] == [str(bucket / videos / f"{i}.webm") for i in (1, 2, 3)]
+    assert "/./" not in str(dataset.list_file("train"))  # to an object store that is another name
 
 
 def test_absent_videos_keep_the_place_where_they_should_be(tmp_path: Path) -> None:

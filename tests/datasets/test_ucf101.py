@@ -8,7 +8,8 @@ import pytest
 
 from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.errors import DatasetError
-from tests.media import write_crlf
+from stjepa_cli.locations import Location
+from tests.media import upload, write_crlf
 
 
 def lay_out(root: Path, *, lists: str = "ucfTrainTestlist", videos: str = "UCF-101") -> Path:
@@ -52,6 +53,14 @@ def test_the_case_of_folders_and_files_does_not_matter(tmp_path: Path, line: str
     (item,) = open_dataset("ucf101", root).videos("test1")
     assert item.path == root / "UCF-101" / "HandstandPushups" / "v_HandStandPushups_g08_c01.avi"
     assert item.label == 1
+
+
+@pytest.mark.parametrize(("lists", "videos"), [("", ""), ("ucfTrainTestlist", "UCF-101")])
+def test_layouts_and_names_of_any_case_are_found_at_a_url(tmp_path: Path, bucket: Location, lists: str, videos: str) -> None:
+    dataset = open_dataset("ucf101", upload(lay_out(tmp_path, lists=lists, videos=videos), bucket))
+    (item,) = dataset.videos("test1")
+    assert item.path == bucket / videos / "HandstandPushups" / "v_HandStandPushups_g08_c01.avi"
+    assert (item.id, item.label, item.group) == ("v_HandstandPushups_g08_c01", 1, "g08")
 
 
 def test_absent_videos_keep_the_place_where_they_should_be(tmp_path: Path) -> None:
