@@ -133,7 +133,8 @@ class ShardBuilder:
             on_batch(tally)
 
         plan = _Plan(self.store, shards, safe)
-        rows = ordered_map(self._load, plan, num_workers=self.workers)
+        # a whole batch is decoded while the teacher has another
+        rows = ordered_map(self._load, plan, num_workers=self.workers, look_ahead=self.batch_size + 2 * self.workers)
         with closing(plan), _Output(plan, safe) as output, closing(rows):
             batch: list[Loaded] = []
             for row, loaded in rows:

@@ -82,6 +82,7 @@ def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
         _remove(request)
     finished = _finished(request, items)
     if finished is not None:
+        finished.tidy()  # a build may have been killed after its last mark
         progress.note(f"nothing to do: all of part {request.part} is stored")
         return _result(finished, request, Tally(), _rows_in(finished, request.part.shards(finished.header.num_shards)), started)
     shards = request.part.shards(-(-len(items) * request.views // request.rows_per_shard))
@@ -91,17 +92,19 @@ def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
         job.teacher = teacher
         del teacher  # an engine may let go of the job's
         todo = _todo(store, shards, job.retry)
-        store.sweep([shard for shard in shards if shard not in todo])
+        store.sweep(shards, todo)
         counted = _rows_in(store, shards)
         with progress.task("cache", total=_rows_in(store, todo)) as task:
             counter = _Counter(task)
             try:
                 tally = engine.run(job, todo, counter)
-            except KeyboardInterrupt:
-                progress.note(f"stopped: {counter.done:,} rows of these shards are safe, the batch under way was dropped")
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    progress.note(f"stopped: {counter.done:,} rows of these shards are safe, the batch under way was dropped")
+                with suppress(StjepaError):  # what went wrong first is what is told
+                    store.write_failures()
                 raise
-            finally:
-                store.write_failures()
+        store.write_failures()
     store.tidy()
     return _result(store, request, tally, counted - tally.written - tally.failed, started)
 
@@ -158,10 +161,11 @@ def _held(request: BuildRequest, shards: range, progress: Progress) -> Iterator[
             yield
     finally:
         if not LatentStore.exists(request.cache):
-            (work / "lock").unlink(missing_ok=True)
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
+            with suppress(CacheError), holding(work / "lock", range(CREATION + 1), "the cache"):  # not under another build
+                (work / "lock").unlink(missing_ok=True)
+                for folder in made:
+                    with suppress(OSError):
+                        folder.rmdir()
 
 
 def _todo(store: LatentStore, shards: range, retry: frozenset[int]) -> list[int]:

@@ -126,6 +126,16 @@ def read_header(path: Path) -> CheckpointHeader:
         raise CheckpointError(f"the header of {path} cannot be understood", got=str(error)) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The names and texts that were given to `write_tensors`, without loading a tensor.
+
+    Raises:
+        CheckpointError: missing or truncated.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
 def list_tensors(path: Path) -> tuple[TensorInfo, ...]:
     """Names, shapes and types of the tensors in a file, without loading them."""
     with _opened(path) as file:

@@ -25,6 +25,10 @@ def _check(condition: bool, what: str, *, got: object, expected: object = None) 
         raise ConfigError(what, got=got, expected=expected)
 
 
+def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
+    _check(value in known, f"unknown {what}", got=repr(value), expected="one of " + ", ".join(known))
+
+
 @dataclass(frozen=True)
 class StudentConfig:
     """Sizes of the student: `num_factorized` blocks of attention over time then space, then `num_joint` over all tokens."""
@@ -61,17 +65,26 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up, cosine decay and gradient clipping.
+    """AdamW or Muon with linear warm-up, cosine decay and gradient clipping; norms and biases are never decayed.
 
     Attributes:
-        lr: peak learning rate, at any batch size.
+        name: `adamw`, or `muon` for the matrices of the blocks and AdamW for the rest.
+        lr: peak learning rate at `lr_batch` clips a step.
+        lr_batch: the batch that `lr` is meant for.
+        lr_scaling: how the rate follows the batch: `sqrt` (suits adaptive optimizers, arXiv 2205.10287), `linear` or `none`.
+        weight_decay: at the first step.
+        final_weight_decay: at the last, reached along a cosine (DINO, arXiv 2104.14294); None keeps it as it is.
         warmup: share of all steps in which the rate rises from 0.
         final_lr: share of the peak at the last step.
         clip_norm: gradients are scaled down to this norm.
     """
 
+    name: str = "adamw"
     lr: float = 6e-4
+    lr_batch: int = 64
+    lr_scaling: str = "sqrt"
     weight_decay: float = 0.05
+    final_weight_decay: float | None = None
     beta1: float = 0.9
     beta2: float = 0.95
     warmup: float = 0.1
@@ -79,9 +92,17 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        _one_of(self.name, ("adamw", "muon"), "optimizer")
+        _one_of(self.lr_scaling, ("sqrt", "linear", "none"), "lr_scaling")
         _check(self.lr > 0, "lr must be positive", got=self.lr)
+        _check(self.lr_batch >= 1, "lr_batch must be at least 1", got=self.lr_batch)
         _check(0 <= self.warmup < 1, "warmup is a share of all steps", got=self.warmup, expected="0 <= warmup < 1")
         _check(self.clip_norm > 0, "clip_norm must be positive", got=self.clip_norm)
+
+    def peak_lr(self, batch_size: int) -> float:
+        """The peak rate at a batch of so many clips."""
+        power = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}[self.lr_scaling]
+        return self.lr * float((batch_size / self.lr_batch) ** power)
 
 
 PRESETS: dict[str, tuple[StudentConfig, PredictorConfig]] = {
@@ -101,10 +122,23 @@ class RunConfig:
     Attributes:
         data_root: the data set whose videos the cache was built from, a folder or a URL.
         cache: the latent cache, likewise.
+        batch_size: clips a step, over all processes and micro-batches together.
+        accumulate: micro-batches that each process splits its share of a step into, to save memory.
         mask_ratio: share of the spatial positions whose tubes are hidden, 0 to 1.
+        mask_sampler: `tube` hides scattered positions, `multiblock` rectangles (V-JEPA, arXiv 2404.08471).
+        masks_per_clip: masks that each decoded clip is seen under; the second costs no decoding.
+        loss: between predicted and cached latents: `cosine`, `smooth_l1` or `l1`.
+        visible_weight: weight of the same loss on visible tokens; 0 for none.
+        ema: decay of the moving average of the student that is released (arXiv 2307.13813); 0 for none.
+        val_share: share of the clips, at most 512 of them, that are held out for the validation loss of every epoch.
         max_steps: stop there, None for the whole of `epochs`.
-        workers: threads that decode videos.
+        workers: threads that decode videos or frames.
         memory_gb: decoded clips are kept in memory up to so many gigabytes, so that small sets are decoded once.
+        compile: `auto` compiles the blocks on a GPU, `on` everywhere, `off` nowhere.
+        recompute: compute activations again in the backward pass instead of keeping them: less memory, a third more time.
+        checkpoint_every: `500` for steps or `30m` for minutes, besides the end of every epoch; empty for nothing more.
+        keep: newest checkpoints that stay, and the best one; 0 keeps all.
+        tensorboard: write events for TensorBoard too.
     """
 
     data_root: Location
@@ -114,23 +148,56 @@ class RunConfig:
     preset: str = "base"
     epochs: int = 4
     batch_size: int = 64
+    accumulate: int = 1
     mask_ratio: float = 0.75
+    mask_sampler: str = "tube"
+    masks_per_clip: int = 1
+    loss: str = "cosine"
+    visible_weight: float = 0.0
+    ema: float = 0.999
+    val_share: float = 0.02
     max_steps: int | None = None
     seed: int = 0
     device: str = "auto"
     workers: int = 4
     memory_gb: float = 2.0
+    compile: str = "auto"
+    recompute: bool = False
+    checkpoint_every: str = ""
+    keep: int = 0
+    tensorboard: bool = False
     student: StudentConfig = field(default_factory=StudentConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "epochs must be at least 1", got=self.epochs)
-        _check(self.batch_size >= 1, "batch_size must be at least 1", got=self.batch_size)
+        for name in ("epochs", "batch_size", "accumulate", "masks_per_clip", "workers"):
+            _check(getattr(self, name) >= 1, f"{name} must be at least 1", got=getattr(self, name))
         _check(0 < self.mask_ratio < 1, "mask_ratio is a share", got=self.mask_ratio, expected="0 < mask_ratio < 1")
         _check(self.max_steps is None or self.max_steps >= 1, "max_steps must be at least 1", got=self.max_steps)
-        _check(self.workers >= 1, "workers must be at least 1", got=self.workers)
         _check(self.memory_gb >= 0, "memory_gb cannot be negative", got=self.memory_gb)
+        _check(self.visible_weight >= 0, "visible_weight cannot be negative", got=self.visible_weight)
+        _check(0 <= self.ema < 1, "ema is a decay", got=self.ema, expected="0 <= ema < 1")
+        _check(0 <= self.val_share < 1, "val_share is a share", got=self.val_share, expected="0 <= val_share < 1")
+        _check(self.keep >= 0, "keep cannot be negative", got=self.keep)
+        _one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
+        _one_of(self.loss, ("cosine", "smooth_l1", "l1"), "loss")
+        _one_of(self.compile, ("auto", "on", "off"), "compile")
+        self.checkpoint_interval()
+
+    def checkpoint_interval(self) -> tuple[int, float]:
+        """Steps and seconds between checkpoints, 0 where not asked for.
+
+        Raises:
+            ConfigError: `checkpoint_every` is neither steps nor minutes.
+        """
+        text = self.checkpoint_every.strip().lower()
+        number = text.removesuffix("in").removesuffix("m")
+        valid = not text or (number.isdecimal() and int(number) > 0)
+        _check(valid, "checkpoint_every is steps or minutes", got=repr(self.checkpoint_every), expected="500 or 30m, say")
+        if not text:
+            return 0, 0.0
+        return (int(number), 0.0) if text.isdecimal() else (0, 60.0 * int(number))
 
 
 def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -139,7 +206,8 @@ def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: M
     Args:
         places: default values of `data_root`, `cache` and `checkpoints`.
         file: a `run.toml`; unknown keys are refused.
-        flags: what was given on the command line; None values count as not given. `lr` goes to the optimizer.
+        flags: what was given on the command line; None values count as not given. `lr`, `weight_decay` and
+            `optimizer` (its name) go to the optimizer's table.
 
     Raises:
         ConfigError: an unknown key, a wrong type or value, or a file that is no TOML.
@@ -147,8 +215,9 @@ def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: M
     data = dict(places) | (read_toml(file) if file else {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     optimizer = _section(data, "optimizer")
-    if "lr" in given:
-        optimizer["lr"] = given.pop("lr")
+    for flag, key in (("lr", "lr"), ("weight_decay", "weight_decay"), ("optimizer", "name")):
+        if flag in given:
+            optimizer[key] = given.pop(flag)
     if "preset" in given:  # a preset on the command line replaces the sizes that a file gives
         data = {key: value for key, value in data.items() if key not in ("student", "predictor")}
     data |= given
@@ -197,6 +266,11 @@ def cache_path(flag: Location | str | None, data_root: Location) -> Location:
 def checkpoints_dir(flag: Path | None = None) -> Path:
     """Where checkpoints are written and looked for."""
     return flag if flag is not None else Path(os.environ.get("STJEPA_CHECKPOINTS") or "checkpoints")
+
+
+def features_dir(flag: Path | None = None) -> Path:
+    """Where features of data sets are kept."""
+    return flag if flag is not None else Path(os.environ.get("STJEPA_FEATURES") or Path.home() / ".cache" / "stjepa" / "features")
 
 
 def to_dict(value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from stjepa_cli.errors import StjepaError
 from stjepa_cli.locations import is_location
-from stjepa_cli.progress import Progress, Task
+from stjepa_cli.progress import SILENT, Progress, Task
 
 Result = TypeVar("Result")
 
@@ -43,8 +44,9 @@ def run_command(
         succeeded: whether the result means exit code 0 rather than 1.
         payload: the JSON-able form of the result; by default that of the dataclass.
     """
+    follows = os.environ.get("RANK", "0") != "0"  # one of the processes that torchrun started, and not the one that speaks
     try:
-        result = call(terminal_progress() if sys.stderr.isatty() else PlainProgress())
+        result = call(SILENT if follows else terminal_progress() if sys.stderr.isatty() else PlainProgress())
     except StjepaError as error:
         if as_json:
             _print_json({"ok": False, "error": error.sentence()})
@@ -53,12 +55,30 @@ def run_command(
     except KeyboardInterrupt:
         say("stopped. What was finished is kept; the same command goes on from there.")
         raise SystemExit(130) from None
-    if as_json:
+    if as_json and not follows:
         _print_json((payload or _as_dict)(result))
-    else:
+    elif not follows:
         render(result)
     if not succeeded(result):
         raise SystemExit(1)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Collects SIGTERM and the first Ctrl-C instead of ending the program; a second Ctrl-C ends it."""
+    asked: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if number == signal.SIGINT and signal.SIGINT in asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from stjepa_cli.config import to_dict
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.devices import autocast
 from stjepa_cli.errors import VideoError
-from stjepa_cli.nouns import ClipSpec, TokenGrid
+from stjepa_cli.nouns import ClipSpec, TokenGrid, digest
+from stjepa_cli.plans import ClipPlan
 from stjepa_cli.prefetch import ordered_map
-from stjepa_cli.probes.base import Features
-from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.student import Student, load_student
-from stjepa_cli.video import read_clip
+from stjepa_cli.video import read_clips
 
 if TYPE_CHECKING:
     from stjepa_cli.teachers.base import Teacher
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 POOLS = ("mean", "time")
 
 Decoded = tuple[VideoItem, Tensor | VideoError]
+"""A video and its clips uint8 (C, T, 3, S, S), later their features (C, F), or why there are none."""
 
 
 class Encoder(Protocol):
@@ -38,6 +40,14 @@ class Encoder(Protocol):
     @property
     def clip(self) -> ClipSpec:
         """The clips that it takes."""
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The lattice of its tokens."""
+
+    @property
+    def digest(self) -> str:
+        """What decides its tokens: sha256 over weights and geometry, 64 hex digits; not its name, not where it lies."""
 
     def encode(self, clips: Tensor) -> Tensor:
         """Clips uint8 (B, T, 3, S, S) to tokens float (B, N, D)."""
@@ -58,6 +68,20 @@ class StudentEncoder:
         """
         return cls(load_student(path, device)[0], str(path))
 
+    @property
+    def grid(self) -> TokenGrid:
+        return self.clip.grid
+
+    @property
+    def digest(self) -> str:
+        tensors = self.student.state_dict() | {name: self.student.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
+        weights = hashlib.sha256()
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            weights.update(tensor.flatten().view(torch.uint8).numpy())
+        return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": weights.hexdigest()})
+
     def encode(self, clips: Tensor) -> Tensor:
         with autocast(clips.device):
             tokens: Tensor = self.student(clips)
@@ -69,6 +93,15 @@ class TeacherEncoder:
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.name, self.clip = teacher, teacher.card.name, teacher.card.clip
+
+    @property
+    def grid(self) -> TokenGrid:
+        return self.clip.grid
+
+    @property
+    def digest(self) -> str:
+        card = self.teacher.card
+        return digest({"teacher": card.kind, "weights": card.weights_digest, "dim": card.dim, "clip": to_dict(card.clip)})
 
     def encode(self, clips: Tensor) -> Tensor:
         tokens: Tensor = self.teacher.encode(clips)
@@ -83,52 +116,36 @@ class Failure:
     error: str
 
 
-def extract(
+def encode_videos(
     encoder: Encoder,
     items: Sequence[VideoItem],
+    plan: ClipPlan,
     *,
     pool: str = "mean",
     batch_size: int = 8,
     workers: int = 2,
     device: torch.device,
-    progress: Progress = SILENT,
-    name: str = "features",
-) -> tuple[Features, tuple[Failure, ...]]:
-    """Frozen features of videos, in their order.
+) -> Iterator[Decoded]:
+    """Features of videos, in their order: float32 (C, F) of each, a row a clip, or why there are none.
 
     Args:
         encoder: on `device`.
-        items: labelled videos.
-        pool: `mean` or `time`, as for `evaluate`.
+        items: videos.
+        plan: which clips of each.
+        pool: how the tokens of a clip become its features, one of `POOLS`.
         batch_size: clips that the encoder sees at once.
-        workers: threads that decode; at most `batch_size + 2 * workers` decoded clips wait in memory.
+        workers: threads that decode; the clips of at most `batch_size / C + 2 * workers` videos wait in memory.
         device: where the encoder is.
-        progress: listener.
-        name: of the task that it is shown.
-
-    Returns:
-        features of the videos that can be used, and those that cannot.
     """
-    rows: list[Tensor] = []
-    kept: list[VideoItem] = []
-    failed: list[Failure] = []
-    with progress.task(name, total=len(items), unit="videos") as task:
-        for batch in _batches(_decoded(encoder.clip, items, workers, batch_size), batch_size):
-            clips = [(item, pixels) for item, pixels in batch if isinstance(pixels, Tensor)]
-            failed += [Failure(item.id, str(pixels)) for item, pixels in batch if isinstance(pixels, VideoError)]
-            if clips:
-                rows.append(_encode(encoder, torch.stack([pixels for _, pixels in clips]).to(device), pool))
-                kept += [item for item, _ in clips]
-            task.advance(len(batch), failed=len(failed))
-    return (
-        Features(
-            torch.cat(rows) if rows else torch.zeros(0, 0),
-            torch.tensor([-1 if item.label is None else item.label for item in kept], dtype=torch.int64),
-            tuple(item.group or item.id for item in kept),
-            tuple(item.id for item in kept),
-        ),
-        tuple(failed),
-    )
+    waiting: list[Decoded] = []
+    num_clips = 0
+    for item, clips in _decoded(encoder.clip, items, plan, workers, batch_size):
+        waiting.append((item, clips))
+        num_clips += len(clips) if isinstance(clips, Tensor) else 0
+        if num_clips >= batch_size:
+            yield from _encoded(encoder, waiting, pool, batch_size, device)
+            waiting, num_clips = [], 0
+    yield from _encoded(encoder, waiting, pool, batch_size, device)
 
 
 def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
@@ -138,30 +155,25 @@ def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
     return tokens.float().mean(dim=1)
 
 
-def _decoded(spec: ClipSpec, items: Sequence[VideoItem], workers: int, batch_size: int) -> Iterator[Decoded]:
-    """Each video's clip uint8 (T, 3, S, S), or why there is none."""
+def _decoded(spec: ClipSpec, items: Sequence[VideoItem], plan: ClipPlan, workers: int, batch_size: int) -> Iterator[Decoded]:
+    """Each video's clips, or why there are none."""
 
     def read(item: VideoItem) -> Decoded:
         try:
-            return item, read_clip(item.path, spec).pixels
+            return item, read_clips(item.path, spec, plan)
         except VideoError as error:
             return item, error
 
-    return ordered_map(read, items, num_workers=workers, look_ahead=batch_size + 2 * workers)
-
-
-def _batches(clips: Iterator[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
-    batch = []
-    for clip in clips:
-        batch.append(clip)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return ordered_map(read, items, num_workers=workers, look_ahead=-(-batch_size // plan.num_clips) + 2 * workers)
 
 
 @torch.inference_mode()
-def _encode(encoder: Encoder, clips: Tensor, pool: str) -> Tensor:
-    """Features of clips uint8 (B, T, 3, S, S), float32 (B, F) on the CPU."""
-    return pooled(encoder.encode(clips), encoder.clip.grid, pool).cpu()
+def _encoded(encoder: Encoder, videos: Sequence[Decoded], pool: str, batch_size: int, device: torch.device) -> list[Decoded]:
+    """Features of videos instead of their clips."""
+    found = [clips for _, clips in videos if isinstance(clips, Tensor)]
+    if not found:
+        return list(videos)
+    batches = torch.cat(found).split(batch_size)
+    rows = torch.cat([pooled(encoder.encode(batch.to(device)), encoder.grid, pool).cpu() for batch in batches])
+    features = iter(rows.split([len(clips) for clips in found]))
+    return [(item, next(features) if isinstance(clips, Tensor) else clips) for item, clips in videos]

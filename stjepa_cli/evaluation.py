@@ -12,8 +12,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,31 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset, VideoItem, spread
-from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder, extract
+from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
+from stjepa_cli.features import FeatureStore, features_digest, list_digest
 from stjepa_cli.files import write_atomic
+from stjepa_cli.nouns import digest
 from stjepa_cli.pictures import write_confusion
+from stjepa_cli.plans import parse_plan
 from stjepa_cli.probes.base import Features, ProbeResult, build
 from stjepa_cli.progress import SILENT, Progress
 
 __all__ = [
     "POOLS",
+    "PROTOCOLS",
     "Encoder",
     "EvaluationResult",
     "Failure",
     "StudentEncoder",
     "TeacherEncoder",
     "evaluate",
-    "extract",
+    "score",
     "write_report",
 ]
 
 NUM_GUESSES = 5
+PROTOCOLS = ("knn", "linear", "retrieval")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class EvaluationResult:
 
     Attributes:
         dataset: the data set's name.
-        split: the official split's number.
+        split: the split, as the data set names it; a number where it is one.
         checkpoint: the encoder's name.
         pool: how tokens became features.
         classes: C names.
@@ -59,10 +63,12 @@ class EvaluationResult:
         failed: videos left out of numerator and denominator.
         probes: each protocol's result.
         seconds: wall time of all of it.
+        clips: which clips of each video, `frames x temporal x spatial`.
+        digests: sha256 of the encoder's weights and geometry, of the train and test lists, and of the features.
     """
 
     dataset: str
-    split: int
+    split: int | str
     checkpoint: str
     pool: str
     classes: tuple[str, ...]
@@ -72,6 +78,8 @@ class EvaluationResult:
     failed: tuple[Failure, ...]
     probes: dict[str, ProbeResult]
     seconds: float
+    clips: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def chance(self) -> float:
@@ -89,6 +97,8 @@ class EvaluationResult:
             "chance": self.chance,
             "chosen": {name: result.chosen for name, result in self.probes.items() if result.chosen},
             "pool": self.pool,
+            "clips": self.clips,
+            "digests": self.digests,
             "seconds": round(self.seconds, 3),
         }
 
@@ -97,25 +107,29 @@ def evaluate(
     encoder: Encoder,
     dataset: Dataset,
     *,
-    split: int = 1,
-    protocols: Sequence[str] = ("knn", "linear", "retrieval"),
+    split: int | str | None = None,
+    protocols: Sequence[str] = PROTOCOLS,
     limit: int | None = None,
     pool: str = "mean",
+    clips: str = "1x1",
+    features: Path | None = None,
     batch_size: int = 8,
     workers: int = 2,
     device: torch.device,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> EvaluationResult:
-    """Score an encoder on an official split.
+    """Score an encoder on a split.
 
     Args:
         encoder: frozen, on `device`.
-        dataset: with numbered splits (`train1`, `test1`).
-        split: number of the split.
+        dataset: labelled.
+        split: one of `dataset.pairs`, None for the first.
         protocols: names of probes.
         limit: at most so many train and so many test videos, spread over the classes.
         pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D).
+        clips: which clips of each video, `plans.parse_plan`; their features are averaged.
+        features: folder where features are kept and looked for, None for none.
         batch_size: clips that the encoder sees at once; changes no figure.
         workers: threads that decode; likewise.
         device: where the encoder is.
@@ -123,26 +137,51 @@ def evaluate(
         progress: listener.
 
     Raises:
-        ConfigError: an unknown protocol, pool or split, or a size below 1.
+        ConfigError: an unknown protocol, pool, split or clip plan, or a size below 1.
         DatasetError: a list is unusable, a video has no label, or train and test share a video or a source.
         StjepaError: no video of one side could be used, or a feature is not finite.
     """
-    started = time.perf_counter()
     _check_settings(pool, batch_size, workers)
+    store = FeatureStore(
+        encoder,
+        dataset.name,
+        plan=parse_plan(clips),
+        pool=pool,
+        device=device,
+        folder=features,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    return score(store, dataset, split=split, protocols=protocols, limit=limit, seed=seed)
+
+
+def score(
+    store: FeatureStore,
+    dataset: Dataset,
+    *,
+    split: int | str | None = None,
+    protocols: Sequence[str] = PROTOCOLS,
+    limit: int | None = None,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Score the features of a store on a split, extracting what it lacks; arguments and errors are those of `evaluate`."""
+    started = time.perf_counter()
     probes = {name: build(name) for name in protocols}  # a wrong name is told before hours of decoding
-    train_items, test_items = _labelled(dataset, f"train{split}"), _labelled(dataset, f"test{split}")
+    name, (train_split, test_split) = dataset.pair(split)
+    train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
-    take = partial(extract, encoder, pool=pool, batch_size=batch_size, workers=workers, device=device, progress=progress)
-    train, failed_train = take(spread(train_items, limit), name=f"train{split}")
-    _refuse_empty(train, failed_train, f"train{split}")
-    test, failed_test = take(spread(test_items, limit), name=f"test{split}")
-    _refuse_empty(test, failed_test, f"test{split}")
+    train_items, test_items = spread(train_items, limit), spread(test_items, limit)
+    train, failed_train = store.take(train_items, train_split)
+    _refuse_empty(train, failed_train, train_split)
+    test, failed_test = store.take(test_items, test_split)
+    _refuse_empty(test, failed_test, test_split)
     results = {name: probe.fit_score(train, test, len(dataset.classes), seed) for name, probe in probes.items()}
     return EvaluationResult(
         dataset=dataset.name,
-        split=split,
-        checkpoint=encoder.name,
-        pool=pool,
+        split=int(name) if name.isdecimal() else name,
+        checkpoint=store.encoder.name,
+        pool=store.pool,
         classes=dataset.classes,
         num_train=len(train),
         ids=test.ids,
@@ -150,6 +189,12 @@ def evaluate(
         failed=(*failed_train, *failed_test),
         probes=results,
         seconds=time.perf_counter() - started,
+        clips=str(store.plan),
+        digests={
+            "encoder": store.spec.encoder,
+            "lists": digest([list_digest(train_items), list_digest(test_items)]),
+            "features": features_digest(train, test),
+        },
     )
 
 

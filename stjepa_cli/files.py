@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # never hide what went wrong above
             part.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether `replacing` gives temporary files such names."""
+    return re.fullmatch(r"\..+\.\d+", name) is not None
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files in a folder and below: of writers that are at work, or were killed."""
+    return [path for path in folder.rglob(".*") if is_leftover(path.name) and path.is_file()]
 
 
 def write_atomic(path: Location, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,42 @@ from stjepa_cli.store import LatentStore
 
 
 @dataclass(frozen=True)
+class TensorStatistics:
+    """Of the finite numbers of one tensor; None where there are none.
+
+    Attributes:
+        nonfinite: how many are a NaN or an infinity.
+    """
+
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    nonfinite: int
+
+
+@dataclass(frozen=True)
 class CheckpointReport:
     """What a checkpoint holds.
 
     Attributes:
         parameters: numbers in the file.
         student_parameters: numbers of the encoder among them.
-        finite: no tensor holds a NaN or an infinity.
+        tensors: names, shapes and types.
+        statistics: by tensor; None if no tensor was loaded.
     """
 
     path: Path
     header: CheckpointHeader
     parameters: int
     student_parameters: int
-    finite: bool
     tensors: tuple[TensorInfo, ...]
+    statistics: Mapping[str, TensorStatistics] | None = None
+
+    @property
+    def finite(self) -> bool | None:
+        """No tensor holds a NaN or an infinity; None if that was not looked at."""
+        return None if self.statistics is None else all(found.nonfinite == 0 for found in self.statistics.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able values."""
@@ -50,12 +72,19 @@ class CheckpointReport:
             "cache_digest": self.header.cache_digest,
             "software": header["software"],
             "finite": self.finite,
-            "tensors": [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype} for t in self.tensors],
+            "tensors": [
+                {"name": t.name, "shape": list(t.shape), "dtype": t.dtype} | (asdict(self.statistics[t.name]) if self.statistics else {})
+                for t in self.tensors
+            ],
         }
 
 
-def inspect_checkpoint(path: Path) -> CheckpointReport:
+def inspect_checkpoint(path: Path, *, stats: bool = False) -> CheckpointReport:
     """Read a checkpoint, or the newest of a folder.
+
+    Args:
+        path: a checkpoint or a folder of them.
+        stats: load the tensors too, for their statistics; without it only the header is read.
 
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint of stjepa.
@@ -68,9 +97,19 @@ def inspect_checkpoint(path: Path) -> CheckpointReport:
         header=header,
         parameters=sum(sizes.values()),
         student_parameters=sum(size for name, size in sizes.items() if name.startswith("student.")),
-        finite=all(bool(torch.isfinite(tensor).all()) for tensor in read_tensors(file).values()),
         tensors=tensors,
+        statistics={name: _statistics(tensor) for name, tensor in read_tensors(file).items()} if stats else None,
     )
+
+
+def _statistics(tensor: torch.Tensor) -> TensorStatistics:
+    values = tensor.double().flatten()
+    finite = values[values.isfinite()]
+    nonfinite = len(values) - len(finite)
+    if not len(finite):
+        return TensorStatistics(None, None, None, None, nonfinite)
+    low, high = finite.aminmax()
+    return TensorStatistics(float(finite.mean()), float(finite.std(correction=0)), float(low), float(high), nonfinite)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stjepa_cli import __version__
-from stjepa_cli.commands import cache, demo, download_check, infer, inspect, pretrain
+from stjepa_cli.commands import cache, demo, download_check, export, infer, inspect, pretrain, report
 
 app = typer.Typer(
     name="stjepa",
@@ -36,6 +36,8 @@ app.add_typer(cache.app, name="cache")
 pretrain.register(app)
 app.add_typer(infer.app, name="infer")
 app.add_typer(inspect.app, name="inspect")
+report.register(app)
+export.register(app)
 demo.register(app)
 
 

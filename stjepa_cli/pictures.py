@@ -1,7 +1,8 @@
-"""Pictures of results as PNG files: the one place that knows Pillow."""
+"""Pictures of results as files and bytes: the one place that knows Pillow."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,21 @@ def write_confusion(path: Path, counts: Tensor, classes: Sequence[str], *, title
     with replacing(path) as part:
         image.save(part, format="PNG")
     return layout
+
+
+def encode_picture(pixels: Tensor, kind: str) -> bytes:
+    """The bytes of a picture file.
+
+    Args:
+        pixels: uint8 (3, H, W), RGB.
+        kind: `PNG`, small for what is made of few colours, or `JPEG` for frames.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, format=kind, optimize=True, **_SETTINGS[kind])
+    return buffer.getvalue()
+
+
+_SETTINGS: dict[str, dict[str, int]] = {"PNG": {}, "JPEG": {"quality": 88}}
 
 
 def shade(share: float) -> Colour:

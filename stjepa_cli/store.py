@@ -33,7 +33,7 @@ from stjepa_cli.arrays import HEADER, HEADER_DIGEST, create_arrays, read_project
 from stjepa_cli.commits import ShardWriter
 from stjepa_cli.config import from_dict, to_dict
 from stjepa_cli.errors import CacheError, ConfigError, storage_errors
-from stjepa_cli.files import sync, write_atomic
+from stjepa_cli.files import is_leftover, leftovers, sync, write_atomic
 from stjepa_cli.locations import Location, driver_errors, is_folder, is_local, names
 from stjepa_cli.locks import CREATION, WRITING, holding
 from stjepa_cli.nouns import ClipRef, CropBox
@@ -104,12 +104,16 @@ class LatentStore:
             create_arrays(draft, to_dict(header), header, projection)
             (draft / "clips.jsonl").write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips))
             files = sorted(file for file in draft.rglob("*") if file.is_file())
-            # the group's file comes last: without it there is no cache yet
-            for file in sorted(files, key=lambda file: file == draft / "zarr.json"):
-                write_atomic(path / file.relative_to(draft).as_posix(), file.read_bytes())
+            for file in files:
+                if file != draft / "zarr.json":
+                    write_atomic(path / file.relative_to(draft).as_posix(), file.read_bytes())
             if is_local(path):
                 (path / "marks").mkdir(exist_ok=True)
-                sync(path)
+                for below in {parent for file in files for parent in file.relative_to(draft).parents}:
+                    sync(path / below)
+                sync(path.parent)
+            # the group's file comes last: without it there is no cache yet
+            write_atomic(path / "zarr.json", (draft / "zarr.json").read_bytes())
         return cls(path, header, tuple(clips))
 
     @staticmethod
@@ -352,23 +356,23 @@ class LatentStore:
         with storage_errors(file), driver_errors():
             file.unlink(missing_ok=True)
 
-    def sweep(self, shards: Sequence[int] | range) -> None:
-        """Remove what stopped builds left of shards that nobody writes now: of done ones, their work; half-written marks."""
-        done = self.done()
-        for shard in shards:
-            if shard in done:
-                shutil.rmtree(self.work / str(shard), ignore_errors=True)
+    def sweep(self, shards: Sequence[int] | range, todo: Sequence[int]) -> None:
+        """Remove what stopped builds left of shards that this process holds: half-written marks, and work on what is done."""
+        for shard in {*shards} & self.done() - {*todo}:
+            shutil.rmtree(self.work / str(shard), ignore_errors=True)
         if is_local(self.path):
-            mine = {f".{shard}.json" for shard in shards}
-            for file in (self.path / "marks").glob(".*"):
-                if file.name.rpartition(".")[0] in mine:
+            for file in leftovers(self.path / "marks"):
+                if file.name.split(".")[1] in map(str, shards):
                     file.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove the work folder of a finished cache, if nobody is at work."""
-        if self.pending() or not self.work.exists():
+        """Put a finished cache in order, if nobody is at work: list its failures, remove what stopped builds left."""
+        if not self.work.exists() or self.pending():
             return
         with suppress(CacheError), holding(self.work / "lock", range(CREATION), "the cache"):
+            self.write_failures()
+            for file in leftovers(self.path) if is_local(self.path) else ():
+                file.unlink(missing_ok=True)
             shutil.rmtree(self.work, ignore_errors=True)
 
     def _shard_path(self, column: str, shard: int) -> Location:
@@ -398,7 +402,7 @@ def refuse_foreign_folder(path: Location) -> None:
             there = path.exists()
         if not there:
             return
-        foreign = not is_folder(path) or any(name not in known and not name.startswith(".zarr.json.") for name in names(path))
+        foreign = not is_folder(path) or any(name not in known and not is_leftover(name) for name in names(path))
         if foreign or (is_folder(path / "marks") and any(names(path / "marks"))):
             raise CacheError(f"{path} exists and is no cache of stjepa", fix="Choose another --cache, or empty that folder yourself.")
     except OSError as error:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from stjepa_cli.checkpoint import CheckpointHeader, read_header, read_tensors
+from stjepa_cli.checkpoint import CheckpointHeader, list_tensors, read_header, read_tensors
 from stjepa_cli.config import PredictorConfig, StudentConfig
 from stjepa_cli.errors import CheckpointError, MaskError
 from stjepa_cli.layers import (
@@ -22,6 +23,7 @@ from stjepa_cli.layers import (
 )
 from stjepa_cli.masking import Mask, gather_tokens
 from stjepa_cli.nouns import ClipSpec, TokenGrid
+from stjepa_cli.releases import find_release, read_config, read_weights
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -39,6 +41,9 @@ class Student(nn.Module):
         generator: draws the initial weights.
     """
 
+    recompute: bool
+    """Compute activations again in the backward pass instead of keeping them."""
+
     positions: Tensor
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -46,6 +51,7 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig, spec: ClipSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.spec = config, spec
+        self.recompute = False
         self.embed = nn.Linear(spec.tubelet * spec.patch_px**2 * 3, config.dim)
         sizes = (config.dim, config.num_heads, config.mlp_ratio)
         self.factorized = nn.ModuleList(FactorizedBlock(*sizes) for _ in range(config.num_factorized))
@@ -55,6 +61,25 @@ class Student(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
         init_weights(self, generator)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Student:
+        """The frozen student of a release that `stjepa export --format hf` wrote, on the CPU.
+
+        Args:
+            name: a local folder or, where there is none, a Hugging Face id; what is not in the local cache is fetched.
+            revision: branch, tag or commit of an id.
+
+        Raises:
+            CheckpointError: no such release, another kind of model, or other tensors than its configuration describes.
+        """
+        folder = find_release(str(name), revision)
+        config = read_config(folder)
+        student = cls(config.student, config.clip, torch.Generator())
+        student.pixel_mean.copy_(torch.tensor(config.pixel_mean).view(3, 1, 1))
+        student.pixel_std.copy_(torch.tensor(config.pixel_std).view(3, 1, 1))
+        student.load_state_dict(read_weights(folder, student.state_dict()))
+        return student.eval().requires_grad_(False)
 
     @property
     def grid(self) -> TokenGrid:
@@ -84,19 +109,25 @@ class Student(nn.Module):
         b, k, d = x.shape
         x = x.view(b, self.grid.t, -1, d) if self.factorized else x
         for block in self.factorized:
-            x = block(x)
+            x = self._through(block, x)
         x = x.reshape(b, k, d)
         for block in self.joint:
-            x = block(x)
+            x = self._through(block, x)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(x)  # type: ignore[no-any-return]
 
     def embed_tokens(self, clips: Tensor, visible: Tensor | None) -> Tensor:
         """Clips (B, T, 3, S, S) uint8 as embedded tokens with positions, only those at `visible` (B, K) if given."""
-        patches = tubelets((clips.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std, self.spec)
-        positions = self.positions
-        if visible is not None:
+        patches, positions = tubelets(clips, self.spec), self.positions
+        if visible is not None:  # while a pixel is still one byte
             patches, positions = gather_tokens(patches, visible), positions[visible]
-        tokens: Tensor = self.embed(patches) + positions
+        mean, std = (value.flatten().repeat(patches.shape[-1] // 3) for value in (self.pixel_mean, self.pixel_std))
+        pixels = (patches.to(mean.dtype) / 255).sub_(mean).div_(std)
+        tokens: Tensor = self.embed(pixels) + positions
         return tokens
 
     def flops(self, num_tokens: int | None = None) -> int:
@@ -136,13 +167,16 @@ class Predictor(nn.Module):
         init_weights(self, generator)
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 
-    def forward(self, context: Tensor, mask: Mask) -> Tensor:
-        """Context (B, K, D) of the tokens `mask.visible` to predictions (B, M, E) for the tokens `mask.predict`."""
+    def forward(self, context: Tensor, mask: Mask, *, visible_too: bool = False) -> Tensor:
+        """Context (B, K, D) of the tokens `mask.visible` to predictions (B, M, E) for the tokens `mask.predict`.
+
+        With `visible_too`, (B, K + M, E): those for the visible tokens come first.
+        """
         known, asked = self.positions[mask.visible], self.positions[mask.predict]
         x = torch.cat([self.embed(context) + known, self.mask_token + asked], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.out(self.norm(x[:, context.shape[1] :]))  # type: ignore[no-any-return]
+        return self.out(self.norm(x if visible_too else x[:, context.shape[1] :]))  # type: ignore[no-any-return]
 
     def flops(self, num_visible: int, num_predicted: int) -> int:
         """Floating point operations of one forward pass of one clip."""
@@ -155,12 +189,14 @@ class Predictor(nn.Module):
 def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointHeader]:
     """The frozen student of a checkpoint, with the header that says where it comes from.
 
+    It is the moving average of the run, if the run kept one, else the student as it was at that step.
+
     Raises:
         CheckpointError: missing, truncated, or its tensors are not those of the student that its header describes.
     """
     header = read_header(path)
     student = Student(header.run.student, header.clip, torch.Generator())
-    load_group(student, path, "student")
+    load_group(student, path, "ema" if any(tensor.name.startswith("ema.") for tensor in list_tensors(path)) else "student")
     return student.to(device).eval().requires_grad_(False), header
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from stjepa_cli.errors import NotReadyError, VideoError, storage_errors
 from stjepa_cli.locations import Location, RemoteFile, is_local
-from stjepa_cli.nouns import ClipRef, ClipSpec
+from stjepa_cli.nouns import ClipRef, ClipSpec, CropBox
+from stjepa_cli.plans import ClipPlan, plan_clips
 from stjepa_cli.views import plan_view
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ class Video:
             raise VideoError(self.path, f"a frame cannot be decoded ({_first_line(error)})") from error
         return decoded if indices == tuple(wanted) else decoded[[wanted.index(i) for i in indices]]  # whole frames: 5 MB to copy
 
+    def runs(self, indices: tuple[int, ...], length: int) -> Iterator[Tensor]:
+        """The frames at ascending `indices`, at most `length` at a time; all at once where each jump would start over."""
+        step = len(indices) if self._sequential else length
+        for start in range(0, len(indices), step):
+            yield self.frames(indices[start : start + step])
+
     def _starts_late(self) -> bool:
         """Whether the first frame shown is stamped later than the stream starts.
 
@@ -146,6 +153,29 @@ def read_clip(path: Location, spec: ClipSpec, *, clip_id: str = "", view: int = 
         )
         ref = ClipRef(path, frame_indices, crop, spec.size_px)
         return Clip(_cut(video, ref), ref)
+
+
+def read_clips(path: Location, spec: ClipSpec, plan: ClipPlan) -> Tensor:
+    """Several clips of a video, opened once: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
+
+    A frame that several clips take is decoded once, and whole frames of one clip's length at most wait in memory.
+
+    Raises:
+        VideoError: the file cannot be used; the message names it and says why.
+    """
+    with Video(path) as video:
+        planned = plan_clips(spec, plan, num_frames=video.num_frames, height=video.height, width=video.width)
+        refs = [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in planned]
+        if len(refs) == 1:
+            return _cut(video, refs[0]).unsqueeze(0)
+        distinct = tuple(sorted({i for ref in refs for i in ref.frame_indices}))
+        crops = {ref.crop: ref for ref in refs}
+        parts: dict[CropBox, list[Tensor]] = {crop: [] for crop in crops}
+        for frames in video.runs(distinct, spec.num_frames):
+            for crop, ref in crops.items():
+                parts[crop].append(_resized(frames, ref))
+        whole = {crop: torch.cat(found) for crop, found in parts.items()}
+        return torch.stack([whole[ref.crop][[distinct.index(i) for i in ref.frame_indices]] for ref in refs])
 
 
 def decode(ref: ClipRef) -> Tensor:

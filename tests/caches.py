@@ -54,12 +54,15 @@ def row_pixels(row: int) -> torch.Tensor:
     return ramp.to(torch.uint8).expand(SPEC.num_frames, 3, SPEC.size_px, SPEC.size_px).contiguous()
 
 
-def make_cache(path: Location, *, num_clips: int = NUM_CLIPS, first: int = 1000, seed: int = 0, **more: object) -> LatentStore:
+def make_cache(
+    path: Location, *, num_clips: int = NUM_CLIPS, first: int = 1000, seed: int = 0, finite: bool = False, **more: object
+) -> LatentStore:
     """A finished cache; row FAILED failed, unless there are few clips. `more` are optional fields of the header."""
     fitted, clips = fitted_projection(), clip_rows(num_clips, first)
     store = LatentStore.create(path, cache_header(clips, fitted, **more), clips, fitted)
+    values = row_values(store.header.num_rows, seed)
     for shard in store.pending():
-        fill_shard(store, shard, row_values(store.header.num_rows, seed))
+        fill_shard(store, shard, np.nan_to_num(values) if finite else values)
     store.write_failures()
     store.tidy()
     return store

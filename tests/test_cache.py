@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from stjepa_cli.batches import ClipFeed
+from stjepa_cli.batches import ClipFeed, Request
 from stjepa_cli.cache import build
 from stjepa_cli.engines.base import BuildRequest
 from stjepa_cli.errors import CacheError, DatasetError, StjepaError
@@ -224,7 +224,7 @@ def test_the_loader_refuses_a_view_whose_pixels_have_changed(request_: BuildRequ
     shutil.copy(root / VIDEOS / "2.webm", root / VIDEOS / "1.webm")
     feed = ClipFeed(LatentStore.open(request_.cache), root, num_workers=1, memory_bytes=0)
     with pytest.raises(CacheError, match=r"clip 1 view 1 no longer has the pixels that the teacher saw"):
-        next(feed.batches([(1,)], 1, 0, range(1)))
+        next(feed.batches([Request([1], 0, 1)]))
 
 
 def test_kept_frames_train_without_videos_and_without_torchcodec(request_: BuildRequest, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def test_the_steps_agree_with_each_other(chain: tuple[Program, dict[str, dict[st
     assert results["infer"]["videos"] == {"train": 9, "test": 3, "failed": []}
     assert {"top1", "top5"} <= results["infer"]["knn"].keys() & results["infer"]["linear"].keys()
     assert {"r1", "r5", "r10"} <= results["infer"]["retrieval"].keys()
-    assert results["inspect"]["finite"] is True
+    assert results["inspect"]["finite"] is None
+    assert program.json("inspect", "checkpoint", "checkpoints", "--stats")["finite"] is True
     assert results["inspect"]["tensors"][0].keys() == {"name", "shape", "dtype"}
     report = program.folder / "checkpoints" / "reports" / "ucf101_split1_checkpoint_step4"
     assert {path.name for path in report.iterdir()} == {"metrics.json", "predictions.csv", "confusion.png"}
@@ -152,7 +153,8 @@ def test_untrained_and_trained_checkpoints_can_both_be_scored(chain: tuple[Progr
 def test_version_and_help(stjepa: Program) -> None:
     assert re.fullmatch(r"stjepa \d+\.\d+\.\d+\n", stjepa("--version").stdout)
     commands = ((), ("download-check",), ("cache",), ("cache", "build"), ("cache", "verify"), ("pretrain",), ("infer",),
-                ("infer", "ucf101"), ("inspect",), ("inspect", "checkpoint"), ("demo",))  # fmt: skip
+                ("infer", "ucf101"), ("inspect",), ("inspect", "checkpoint"), ("inspect", "cache"), ("export",), ("report",),
+                ("demo",))  # fmt: skip
     for command in commands:
         assert "Example: stjepa" in stjepa(*command, "--help").stdout, command
 

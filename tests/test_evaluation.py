@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from torch import Tensor
 
 from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
-from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, extract, pooled
+from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, encode_videos, pooled
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
 from stjepa_cli.evaluation import EvaluationResult, confusion, evaluate, refuse_leaks, write_report
 from stjepa_cli.nouns import ClipSpec, TokenGrid
+from stjepa_cli.plans import ClipPlan
 from stjepa_cli.probes.base import ProbeResult
 from stjepa_cli.student import Student
 from stjepa_cli.teachers.base import open_teacher
-from stjepa_cli.video import read_clip
+from stjepa_cli.video import read_clip, read_clips
 from tests.media import truncate, write_empty
 
 CPU = torch.device("cpu")
@@ -151,31 +153,33 @@ class TestLeaks:
         refuse_leaks(self.items(None, None), [VideoItem("w", Path("w.avi"), 0, None)])
 
 
-class TestExtract:
+class TestEncodeVideos:
+    def features(self, items: Sequence[VideoItem], plan: ClipPlan = ClipPlan(), **options: Any) -> Tensor:
+        found = list(encode_videos(tiny_encoder(), items, plan, device=CPU, **options))
+        assert [item for item, _ in found] == list(items)
+        return torch.stack([row for _, row in found if isinstance(row, Tensor)])
+
     def test_features_are_those_of_each_video_alone_in_any_order(self, dataset: Dataset) -> None:
         items, encoder = dataset.videos("train1"), tiny_encoder()
-        found, failed = extract(encoder, items, batch_size=4, workers=3, device=CPU)
-        assert failed == ()
-        assert found.ids == tuple(item.id for item in items)
-        assert found.groups == tuple(item.group for item in items)
+        found = self.features(items, batch_size=4, workers=3)
         with torch.inference_mode():
-            alone = torch.cat([encoder.encode(read_clip(item.path, SPEC).pixels[None]).mean(dim=1) for item in items])
-        assert found.values.dtype == torch.float32
-        assert torch.allclose(found.values, alone, atol=1e-5)
-        backwards, _ = extract(encoder, items[::-1], batch_size=1, workers=1, device=CPU)
-        assert torch.allclose(backwards.values.flip(0), alone, atol=1e-5)
+            alone = torch.stack([encoder.encode(read_clip(item.path, SPEC).pixels[None]).mean(dim=1) for item in items])
+        assert (found.shape, found.dtype) == ((9, 1, 32), torch.float32)
+        assert torch.allclose(found, alone, atol=1e-5)
+        assert torch.allclose(self.features(items[::-1], batch_size=1, workers=1).flip(0), alone, atol=1e-5)
+
+    def test_each_clip_of_a_plan_is_a_row_whatever_the_batch(self, dataset: Dataset) -> None:
+        items, plan = dataset.videos("test1"), ClipPlan(2, 3)
+        found = self.features(items, plan, batch_size=4)
+        with torch.inference_mode():
+            alone = torch.stack([tiny_encoder().encode(read_clips(item.path, SPEC, plan)).mean(dim=1) for item in items])
+        assert found.shape == (3, 6, 32)
+        assert torch.allclose(found, alone, atol=1e-5)
 
     def test_time_pooling_keeps_the_time_steps_apart(self, dataset: Dataset) -> None:
-        items = dataset.videos("test1")
-        mean, _ = extract(tiny_encoder(), items, pool="mean", device=CPU)
-        time, _ = extract(tiny_encoder(), items, pool="time", device=CPU)
-        assert (mean.values.shape, time.values.shape) == ((3, 32), (3, 64))
-        assert torch.allclose(time.values.view(3, 2, 32).mean(dim=1), mean.values, atol=1e-6)
-
-    def test_videos_without_a_group_are_their_own_and_none_at_all_is_no_error(self, dataset: Dataset) -> None:
-        item = replace(dataset.videos("test1")[0], group=None)
-        assert extract(tiny_encoder(), [item], device=CPU)[0].groups == (item.id,)
-        assert len(extract(tiny_encoder(), [], device=CPU)[0]) == 0
+        mean, time = (self.features(dataset.videos("test1"), pool=pool) for pool in ("mean", "time"))
+        assert (mean.shape, time.shape) == ((3, 1, 32), (3, 1, 64))
+        assert torch.allclose(time.view(3, 1, 2, 32).mean(dim=2), mean, atol=1e-6)
 
     def test_pooling_is_worked_by_hand(self) -> None:
         tokens = torch.arange(8, dtype=torch.float16).view(1, 4, 2)  # two time steps of two tokens

@@ -7,21 +7,24 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from stjepa_cli.batches import ClipFeed, batch_rows, steps_per_epoch, views_of
+from stjepa_cli.batches import ClipFeed, Request, batch_rows, steps_per_epoch, views_of
 from stjepa_cli.cache import BuildRequest, build
 from stjepa_cli.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
 from stjepa_cli.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig, read_toml, resolve_run
+from stjepa_cli.descent import learning_rate
 from stjepa_cli.errors import CacheError, CheckpointError, StjepaError
 from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.progress import SILENT, Task
 from stjepa_cli.store import LatentStore
 from stjepa_cli.student import load_student
-from stjepa_cli.training import learning_rate, pretrain
+from stjepa_cli.training import pretrain
 from stjepa_cli.video import read_clip
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
@@ -174,7 +177,7 @@ def test_an_epoch_takes_one_view_of_each_clip_and_the_epochs_together_all_that_a
 def test_the_feed_gives_the_pixels_that_the_teacher_saw_with_their_latents(tiny_ssv2: Path, cache: Path) -> None:
     store = LatentStore.open(cache)
     feed = ClipFeed(store, tiny_ssv2, num_workers=2, memory_bytes=30_000)
-    batch = next(feed.batches(views_of(store.usable_rows(), 1), 5, 0, range(1)))
+    batch = next(feed.batches([Request(store.usable_rows()[3:8], 0, 5)]))
     for row, clip, latents in zip(batch.rows.tolist(), batch.clips, batch.latents, strict=True):
         assert torch.equal(clip, read_clip(tiny_ssv2 / store.clips[row].video, SPEC).pixels)
         assert torch.equal(latents, torch.from_numpy(store.read([row])[0]))
@@ -182,7 +185,7 @@ def test_the_feed_gives_the_pixels_that_the_teacher_saw_with_their_latents(tiny_
 
 def test_the_learning_rate_rises_then_falls_to_its_floor() -> None:
     config = OptimizerConfig(lr=1.0, warmup=0.1, final_lr=0.01)
-    rates = [learning_rate(step, 100, config) for step in range(100)]
+    rates = [learning_rate(step, 100, config, 64) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -223,13 +226,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(run: RunConfig
     assert list_checkpoints(run.checkpoints)[-1] == path
 
 
-def test_a_truncated_newest_checkpoint_is_told_and_not_overwritten(run: RunConfig) -> None:
-    pretrain(replace(run, max_steps=3))
-    path = checkpoint_path(run.checkpoints, 3)
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(run: RunConfig, tmp_path: Path) -> None:
+    whole = replace(run, checkpoints=tmp_path / "whole")
+    pretrain(whole)
+    pretrain(replace(run, max_steps=6))
+    path = checkpoint_path(run.checkpoints, 6)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"checkpoint_step3.safetensors is no whole safetensors file"):
+    notes = Notes()
+    assert pretrain(run, progress=notes).steps == 9
+    assert any("checkpoint_step6.safetensors is damaged" in note for note in notes.notes)
+    assert any("going on with" in note and "checkpoint_step3" in note for note in notes.notes)
+    assert equal(weights(whole, 9), weights(run, 9))
+    for path in list_checkpoints(run.checkpoints):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"can be gone on from.*--fresh"):
         pretrain(run)
-    assert path.stat().st_size == 100
+
+
+class Notes:
+    """A listener that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+        return SILENT.task(name, total=total, unit=unit)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.mark.cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +13,13 @@ from stjepa_cli.commands import options
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
+    from stjepa_cli.comparison import CheckpointDifference
     from stjepa_cli.inspection import CacheReport, CheckpointReport
 
 app = typer.Typer(help="Show what files hold.\n\nExample: stjepa inspect checkpoint", no_args_is_help=True)
 
-
 MAX_CHANNELS = 16
+MAX_DIFFERENCES = 20
 
 
 @app.callback()
@@ -26,18 +28,37 @@ def root() -> None:
 
 
 @app.command(
-    help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints"
+    help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints --stats"
 )
 def checkpoint(
     path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest. [default: checkpoints]")] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Load the tensors and show their statistics; exit 1 if one is not finite.")
+    ] = False,
+    diff: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Show what is different in OTHER, a checkpoint or a folder for its newest.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     def call(_: Progress) -> CheckpointReport:
         from stjepa_cli import inspection
 
-        return inspection.inspect_checkpoint(config.checkpoints_dir(path))
+        return inspection.inspect_checkpoint(config.checkpoints_dir(path), stats=stats)
 
-    console.run_command(call, render=_show, as_json=as_json, payload=_payload, succeeded=lambda report: report.finite)
+    def compare(_: Progress) -> CheckpointDifference:
+        from stjepa_cli.comparison import compare_checkpoints
+        from stjepa_cli.errors import ConfigError
+
+        if stats:
+            raise ConfigError("one question at a time", got="--stats and --diff", expected="one of them")
+        return compare_checkpoints(config.checkpoints_dir(path), diff)  # type: ignore[arg-type]
+
+    if diff is not None:
+        console.run_command(
+            compare, render=_show_difference, as_json=as_json, payload=lambda found: dict(console.to_plain(found.to_dict()))
+        )
+    else:
+        console.run_command(call, render=_show, as_json=as_json, payload=_payload, succeeded=lambda report: report.finite is not False)
 
 
 @app.command(help="Show a cache: what it was made from, how full it is, its channels.\n\nExample: stjepa inspect cache /data/cache")
@@ -101,7 +122,7 @@ def _show(report: CheckpointReport) -> None:
             "step": f"{header.step:,} (epoch {header.epoch} of {header.run.epochs})",
             "student": f"{report.student_parameters:,} parameters, {header.clip}",
             "in the file": f"{report.parameters:,} parameters in {len(report.tensors)} tensors",
-            "all finite": "yes" if report.finite else "NO",
+            "all finite": {None: "not looked at; --stats does", True: "yes", False: "NO"}[report.finite],
             "teacher": f"{header.teacher.name} (revision {header.teacher.revision}, licence {header.teacher.licence})",
             "data set": header.dataset,
             "cache": header.cache_digest,
@@ -109,8 +130,41 @@ def _show(report: CheckpointReport) -> None:
         },
     )
     console.show_pairs("Configuration", _flat(config.to_dict(header.run)))
-    rows = [(tensor.name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype) for tensor in report.tensors]
-    console.show_table("Tensors", ("name", "shape", "type"), rows)
+    names: tuple[str, ...] = ("name", "shape", "type")
+    rows: list[tuple[object, ...]] = [
+        (tensor.name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype) for tensor in report.tensors
+    ]
+    if report.statistics is not None:
+        names += ("mean", "std", "min", "max", "not finite")
+        found = [report.statistics[tensor.name] for tensor in report.tensors]
+        rows = [(*row, part.mean, part.std, part.min, part.max, part.nonfinite) for row, part in zip(rows, found, strict=True)]
+    console.show_table("Tensors", names, rows)
+
+
+def _show_difference(found: CheckpointDifference) -> None:
+    if found.header:
+        console.show_table("Header", ("field", str(found.old), str(found.new)), [(part.name, part.old, part.new) for part in found.header])
+    missing = [(name, "only in the first", "") for name in found.only_old] + [(name, "", "only in the second") for name in found.only_new]
+    odd = [*missing, *((part.name, part.old, part.new) for part in found.shapes)]
+    if odd:
+        console.show_table(
+            "Tensors of one only, or of another shape",
+            ("tensor", str(found.old), str(found.new)),
+            odd[:MAX_DIFFERENCES],
+            caption=_more(odd),
+        )
+    rows = [(part.name, part.relative, part.max_abs) for part in found.tensors]
+    console.show_table(
+        f"Tensors that differ: {len(rows)}; equal: {found.equal}",
+        ("tensor", "relative difference", "largest difference"),
+        rows[:MAX_DIFFERENCES],
+        caption=_more(rows),
+    )
+
+
+def _more(rows: Sequence[object]) -> str | None:
+    """What a table leaves out."""
+    return f"and {len(rows) - MAX_DIFFERENCES} more (--json has all)" if len(rows) > MAX_DIFFERENCES else None
 
 
 def _flat(data: dict[str, Any]) -> dict[str, object]:

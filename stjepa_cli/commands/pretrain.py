@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,18 +30,46 @@ def pretrain(
     cache: options.Cache = None,
     checkpoints: Annotated[Path | None, typer.Option(envvar="STJEPA_CHECKPOINTS", help="Folder of the run. [default: checkpoints]")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help=f"Passes over the clips. [default: {config.RunConfig.epochs}]")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help=f"Clips a step. [default: {config.RunConfig.batch_size}]")] = None,
-    lr: Annotated[float | None, typer.Option(help=f"Peak learning rate. [default: {config.OptimizerConfig.lr}]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Clips a step, over all processes. [default: {config.RunConfig.batch_size}]")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step, to save memory. [default: 1]")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help=f"Peak learning rate at 64 clips a step. [default: {config.OptimizerConfig.lr}]"),
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help=f"[default: {config.OptimizerConfig.weight_decay}]")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, or muon for the matrices of the blocks. [default: adamw]")] = None,
+    loss: Annotated[str | None, typer.Option(help="cosine, smooth_l1 or l1. [default: cosine]")] = None,
     mask_ratio: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help=f"Share of the tubes to hide. [default: {config.RunConfig.mask_ratio}]")
     ] = None,
+    mask_sampler: Annotated[str | None, typer.Option(help="tube, or multiblock: rectangles of tubes. [default: tube]")] = None,
+    masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks that each decoded clip is seen under. [default: 1]")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help=f"Decay of the average that is released; 0 for none. [default: {config.RunConfig.ema}]")
+    ] = None,
     preset: Annotated[Preset | None, typer.Option(help=f"Size of the student. [default: {config.RunConfig.preset}]")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop there; the schedule stays that of all epochs.")] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(metavar="STEPS|MINUTESm", help="Save also every 500 steps (500) or 30 minutes (30m)."),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(min=0, help="Newest checkpoints that stay, with the best; 0 for all. [default: 0]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help=f"Of weights, masks and order. [default: {config.RunConfig.seed}]")] = None,
     device: Annotated[str | None, typer.Option(help=f"auto, cpu, cuda or cuda:N. [default: {config.RunConfig.device}]")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help=f"Threads that decode. [default: {config.RunConfig.workers}]")] = None,
     memory_gb: Annotated[
         float | None, typer.Option(min=0, help=f"Keep so much of decoded clips in memory. [default: {config.RunConfig.memory_gb}]")
+    ] = None,
+    compile_: Annotated[str | None, typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile. [default: auto]")] = None,
+    recompute: Annotated[
+        bool | None,
+        typer.Option("--recompute/--no-recompute", help="Save memory by computing activations twice."),
+    ] = None,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option("--tensorboard/--no-tensorboard", help="Write events for TensorBoard too."),
     ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="A run.toml; flags win over it.")] = None,
     resume: Annotated[
@@ -49,26 +78,23 @@ def pretrain(
     as_json: options.Json = False,
 ) -> None:
     flags = {
-        "data_root": data_root,
-        "cache": cache,
-        "checkpoints": checkpoints,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "mask_ratio": mask_ratio,
-        "preset": preset.value if preset else None,
-        "max_steps": max_steps,
-        "seed": seed,
-        "device": device,
-        "workers": workers,
-        "memory_gb": memory_gb,
-    }
+        "data_root": data_root, "cache": cache, "checkpoints": checkpoints, "epochs": epochs, "batch_size": batch_size,
+        "accumulate": accumulate, "lr": lr, "weight_decay": weight_decay, "optimizer": optimizer, "loss": loss,
+        "mask_ratio": mask_ratio, "mask_sampler": mask_sampler, "masks_per_clip": masks_per_clip, "ema": ema,
+        "preset": preset.value if preset else None, "max_steps": max_steps, "checkpoint_every": checkpoint_every, "keep": keep,
+        "seed": seed, "device": device, "workers": workers, "memory_gb": memory_gb, "compile": compile_, "recompute": recompute,
+        "tensorboard": tensorboard,
+    }  # fmt: skip
 
     def call(progress: Progress) -> PretrainResult:
         run = config.resolve_run(_places(data_root), file=config_file, flags=flags)
         from stjepa_cli import training
 
-        return training.pretrain(run, fresh=not resume, progress=progress)
+        with console.asked_to_stop() as asked:
+            result = training.pretrain(run, fresh=not resume, progress=progress, stop=lambda: bool(asked))
+            if result.stopped and signal.SIGINT in asked:
+                raise KeyboardInterrupt
+            return result
 
     console.run_command(call, render=_show, as_json=as_json)
 
@@ -83,8 +109,16 @@ def _show(result: PretrainResult) -> None:
         "checkpoint": result.checkpoint,
         "steps": f"{result.steps:,} in {result.epochs} epochs of {result.clips:,} clips",
         "loss": f"{result.loss_first:.4f} at the first step, {result.loss_last:.4f} at the last",
-        "speed": f"{result.clips_per_second:.1f} clips/s on {result.device}",
+        "speed": f"{result.clips_per_second:.1f} clips/s on {result.device}"
+        + (f" x {result.processes}" if result.processes > 1 else "")
+        + f", {result.data_wait:.0%} of the time waiting for clips",
         "time": f"{result.seconds:.1f} s",
     }
+    if result.val_loss is not None:
+        pairs["validation loss"] = f"{result.val_loss:.4f} on {result.held_out:,} clips held out"
+    if result.stopped:
+        console.show_pairs("Stopped and saved", pairs)
+        console.say(f"Go on with: stjepa pretrain --config {Path(result.checkpoint).with_name('run.toml')}")
+        return
     console.show_pairs("Pretrained", pairs)
     console.say(f"Next: stjepa infer ucf101 --checkpoint {result.checkpoint}")

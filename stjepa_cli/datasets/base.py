@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar, TypeVar
@@ -44,6 +44,7 @@ class Dataset(ABC):
         how_to_get: sentences that say what to do when it is not there.
         splits: names that `videos` takes.
         optional_splits: those whose lists may be absent.
+        pairs: what a student is scored on, by the names that people use: a split to fit probes on, and one to test on.
         classes: names of the classes; a label is an index into it, 0..C-1.
 
     Raises:
@@ -56,6 +57,7 @@ class Dataset(ABC):
     how_to_get: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
     optional_splits: ClassVar[tuple[str, ...]] = ()
+    pairs: ClassVar[Mapping[str, tuple[str, str]]]
 
     def __init__(self, root: Location) -> None:
         try:
@@ -83,6 +85,17 @@ class Dataset(ABC):
                 raise DatasetError(f"{self.list_file(split)} lists video {item.id} twice", fix=self.replace_list())
             seen.add(item.id)
         return items
+
+    def pair(self, name: int | str | None = None) -> tuple[str, tuple[str, str]]:
+        """A name of `pairs`, the first if none is given, and the splits that it stands for.
+
+        Raises:
+            ConfigError: there is no such pair.
+        """
+        known = next(iter(self.pairs)) if name is None else str(name)
+        if known not in self.pairs:
+            raise ConfigError(f"unknown split of {self.title}", got=repr(known), expected="one of " + ", ".join(self.pairs))
+        return known, self.pairs[known]
 
     @abstractmethod
     def list_file(self, split: str) -> Location:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ class SomethingSomething(Dataset):
     )
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     optional_splits: ClassVar[tuple[str, ...]] = ("test",)
+    pairs: ClassVar[Mapping[str, tuple[str, str]]] = {"validation": ("train", "validation")}
 
     def list_file(self, split: str) -> Location:
         """`<split>.json`, wherever it lies; the plain name in the folder of the other lists if it does not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import ClassVar
@@ -37,6 +38,7 @@ class UCF101(Dataset):
         "unpack both into one folder and set STJEPA_UCF101 to it."
     )
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
+    pairs: ClassVar[Mapping[str, tuple[str, str]]] = {str(i): (f"train{i}", f"test{i}") for i in (1, 2, 3)}
 
     def list_file(self, split: str) -> Location:
         """`train1` is `trainlist01.txt`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,6 +30,13 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
     monitors: dict[str, Tensor] = field(default_factory=dict)
 
+    @staticmethod
+    def mean(losses: Sequence[Loss]) -> Loss:
+        """The mean of several."""
+        parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+        monitors = {name: torch.stack([loss.monitors[name] for loss in losses]).mean() for name in losses[0].monitors}
+        return Loss(torch.stack([loss.total for loss in losses]).mean(), parts, monitors)
+
 
 class Objective(nn.Module, ABC):
     """Holds `student` and the modules trained beside it; their names are the groups of a checkpoint.
@@ -48,7 +56,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
-        """The loss of a batch; all randomness (masks) comes from `generator`, which is on the CPU."""
+        """The loss of a batch.
+
+        All randomness (masks) comes from `generator`, which is on the CPU, and is drawn for all `batch.total` clips of the
+        step: several processes or micro-batches then see what one would have seen.
+        """
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Called once after each optimizer step (moving averages)."""

@@ -5,16 +5,22 @@ Nothing is ever chosen on the test set; its labels are used to score and for not
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from stjepa_cli import plugins
 from stjepa_cli.errors import StjepaError
+from stjepa_cli.heads import Head
 
 ROWS_AT_ONCE = 512
+NUM_FOLDS = 5
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Features:
         labels: int64 (R,), class numbers.
         groups: R names of what must never be split between fitting and choosing (videos cut from one source).
         ids: R names of videos.
+        tokens: float16 or float32 (R, L, D), finite, for the probes that look at single tokens; may be mapped from a file.
 
     Raises:
         StjepaError: shapes that do not agree, or a value that is not finite; the message names the first video.
@@ -35,6 +42,7 @@ class Features:
     labels: Tensor
     groups: tuple[str, ...]
     ids: tuple[str, ...]
+    tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_rows = len(self.ids)
@@ -43,7 +51,13 @@ class Features:
                 "features, labels, groups and ids disagree",
                 got=f"{tuple(self.values.shape)}, {tuple(self.labels.shape)}, {len(self.groups)} groups, {num_rows} ids",
             )
-        broken = (~self.values.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if self.tokens is not None and (self.tokens.ndim != 3 or len(self.tokens) != num_rows or not self.tokens.is_floating_point()):
+            got = f"{self.tokens.dtype} {tuple(self.tokens.shape)}"
+            raise StjepaError("tokens and ids disagree", got=got, expected=f"float16 or float32 ({num_rows}, L, D)")
+        whole = self.values.isfinite().all(dim=1).cpu()
+        if self.tokens is not None and num_rows:
+            whole &= torch.cat([part.isfinite().flatten(1).all(dim=1).cpu() for part in self.tokens.split(ROWS_AT_ONCE)])
+        broken = (~whole).nonzero().flatten().tolist()
         if broken:
             raise StjepaError(
                 f"the features of {len(broken)} of {num_rows} videos hold NaN or infinity, first {self.ids[broken[0]]}",
@@ -54,10 +68,15 @@ class Features:
         return len(self.ids)
 
     def rows(self, index: Tensor) -> Features:
-        """The rows at `index`, int64 (K,)."""
+        """The rows at `index`, int64 (K,) on the CPU."""
         places = index.tolist()
         groups, ids = (tuple(names[i] for i in places) for names in (self.groups, self.ids))
-        return Features(self.values[index], self.labels[index], groups, ids)
+        tokens = None if self.tokens is None else self.tokens[index]
+        return Features(self.values[index], self.labels[index], groups, ids, tokens)
+
+    def by_id(self) -> Tensor:
+        """int64 (R,): where the rows are, in the order of their ids."""
+        return torch.tensor(sorted(range(len(self)), key=lambda row: self.ids[row]), dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -69,15 +88,26 @@ class ProbeResult:
         scores: float32 (R_test, C), shares of belief that sum to 1 in a row, 0 where a class was never considered;
             None where the protocol ranks videos and not classes.
         chosen: settings, those that were fixed and those that were chosen, and on what.
+        head: what was fitted, for plain inference and without a card yet; None where nothing is fitted.
     """
 
     figures: dict[str, float]
     scores: Tensor | None = None
     chosen: dict[str, float] = field(default_factory=dict)
+    head: Head | None = None
 
 
 class Probe(ABC):
-    """One protocol."""
+    """One protocol.
+
+    Attributes:
+        takes_tokens: it looks at `Features.tokens` and not at `values`, and keeps the order of ids itself: tokens are too
+            large to copy.
+        device: where it computes.
+    """
+
+    takes_tokens = False
+    device = CPU
 
     def fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         """Fit on `train`, score on `test`.
@@ -89,33 +119,86 @@ class Probe(ABC):
             seed: decides whatever is drawn.
 
         Raises:
-            StjepaError: a side is empty, widths differ, or a label is out of range.
+            StjepaError: a side is empty or lacks the tokens that the probe takes, widths differ, or a label is out of range.
         """
         for name, side in (("train", train), ("test", test)):
-            if not len(side):
-                raise StjepaError(f"a probe needs {name} features", got="none")
-            low, high = int(side.labels.min()), int(side.labels.max())
-            if low < 0 or high >= num_classes:
-                raise StjepaError(f"a {name} label is out of range", got=f"{low} to {high}", expected=f"0 to {num_classes - 1}")
-        widths = train.values.shape[1], test.values.shape[1]
-        if widths[0] != widths[1]:
-            raise StjepaError("train and test features differ in width", got=f"{widths[0]} and {widths[1]}")
-        order = torch.tensor(sorted(range(len(train)), key=lambda row: train.ids[row]))
-        return self._fit_score(train.rows(order), test, num_classes, seed)
+            _check_side(name, side, num_classes, self.takes_tokens)
+        _check_widths(train, test)
+        train, test = (replace(side, values=side.values.to(self.device), labels=side.labels.to(self.device)) for side in (train, test))
+        if not self.takes_tokens:
+            train, test = (replace(side, tokens=None) for side in (train, test))
+            train = train.rows(train.by_id())
+        result = self._fit_score(train, test, num_classes, seed)
+        return replace(result, scores=None if result.scores is None else result.scores.float().cpu())
 
     @abstractmethod
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         """The protocol itself, on checked features."""
 
 
-def build(name: str) -> Probe:
-    """The probe plug-in `name`.
+def _check_side(name: str, side: Features, num_classes: int, takes_tokens: bool) -> None:
+    if not len(side):
+        raise StjepaError(f"a probe needs {name} features", got="none")
+    low, high = int(side.labels.min()), int(side.labels.max())
+    if low < 0 or high >= num_classes:
+        raise StjepaError(f"a {name} label is out of range", got=f"{low} to {high}", expected=f"0 to {num_classes - 1}")
+    if takes_tokens and side.tokens is None:
+        raise StjepaError(f"this probe needs the tokens of {name} videos", got="pooled features alone")
+
+
+def _check_widths(train: Features, test: Features) -> None:
+    widths = train.values.shape[1], test.values.shape[1]
+    if widths[0] != widths[1]:
+        raise StjepaError("train and test features differ in width", got=f"{widths[0]} and {widths[1]}")
+    if train.tokens is not None and test.tokens is not None and train.tokens.shape[2] != test.tokens.shape[2]:
+        raise StjepaError("train and test tokens differ in width", got=f"{train.tokens.shape[2]} and {test.tokens.shape[2]}")
+
+
+def build(name: str, device: torch.device = CPU) -> Probe:
+    """The probe plug-in `name`, to compute on `device`.
 
     Raises:
         ConfigError: there is none of that name; the message lists those that exist.
     """
     probe: Probe = plugins.load("probes", name)()
+    probe.device = device
     return probe
+
+
+def group_splits(train: Features, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows (to fit on, to choose on), int64 in the order of ids, that share no group name, and so no source of any class.
+
+    One pair, a fifth of the groups held out, where every class has a group in every fold; otherwise each fold is held out
+    in its turn; none where there is a single group.
+    """
+    order = train.by_id()
+    fold_of = deal_groups(train, seed)
+    num_folds = max(fold_of.values()) + 1
+    folds = torch.tensor([fold_of[train.groups[row]] for row in order.tolist()])
+    labels = train.labels.cpu()[order]
+    seen = {(label, fold) for label, fold in zip(labels.tolist(), folds.tolist(), strict=True)}
+    enough = num_folds == NUM_FOLDS and len(seen) == NUM_FOLDS * len(torch.unique(labels))
+    for fold in range(1 if enough else num_folds) if num_folds > 1 else ():
+        yield order[folds != fold], order[folds == fold]
+
+
+def deal_groups(train: Features, seed: int) -> dict[str, int]:
+    """Each group's fold, 0 to at most 4: class by class, so that each class is spread over the folds."""
+    groups_of: dict[int, set[str]] = {}
+    for label, group in zip(train.labels.tolist(), train.groups, strict=True):
+        groups_of.setdefault(label, set()).add(group)
+    num_folds = min(NUM_FOLDS, len(set(train.groups)))
+    draw, fold_of, sizes = random.Random(seed), dict[str, int](), Counter[int]()
+    for label in sorted(groups_of):
+        undealt = sorted(groups_of[label] - set(fold_of))
+        draw.shuffle(undealt)
+        taken = Counter(fold_of[group] for group in groups_of[label] if group in fold_of)
+        for group in undealt:
+            fold = min(range(num_folds), key=lambda i: (taken[i], sizes[i], i))
+            fold_of[group] = fold
+            taken[fold] += 1
+            sizes[fold] += 1
+    return fold_of
 
 
 def top_k_share(scores: Tensor, labels: Tensor, k: int) -> float:
@@ -146,5 +229,21 @@ def nearest(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         similarities float32 (Q, k) and rows int64 (Q, k).
     """
     k = min(k, len(gallery))
-    chunks = [(part @ gallery.T).sort(dim=1, descending=True, stable=True) for part in torch.split(queries, ROWS_AT_ONCE)]
-    return torch.cat([c.values[:, :k] for c in chunks]), torch.cat([c.indices[:, :k] for c in chunks])
+    chunks = [highest(part @ gallery.T, k) for part in torch.split(queries, ROWS_AT_ONCE)]
+    return torch.cat([values for values, _ in chunks]), torch.cat([places for _, places in chunks])
+
+
+def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k of a stable descending sort of each row of (Q, R): values (Q, k) and places int64 (Q, k).
+
+    Only rows whose k-th value is not the last of its kind are sorted whole; the rest costs a third of that.
+    """
+    values, places = scores.topk(k, dim=1)
+    places = places.sort(dim=1).values  # of equal ones the earlier place comes first
+    values, turn = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
+    places = places.gather(1, turn)
+    tied = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]
+    if len(tied):
+        whole = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], places[tied] = whole.values[:, :k], whole.indices[:, :k]
+    return values, places

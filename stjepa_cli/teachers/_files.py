@@ -1,23 +1,21 @@
-"""Where a model's files lie: a local folder, the local Hugging Face cache, or not here yet. The one user of huggingface_hub."""
+"""Where a model's files lie: a local folder, the local Hugging Face cache, or not here yet."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli.errors import StjepaError, TeacherError, storage_errors
+from stjepa_cli import hub
+from stjepa_cli.errors import TeacherError
 from stjepa_cli.progress import SILENT, Progress
 
 OTHERS = "Name a local folder of a model, or `hog`, which needs no weights."
 LOCAL = "local"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _SMALL_FILES = ("*.json", "README.md")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -114,12 +112,10 @@ def local(name: str, revision: str | None) -> ModelFiles | None:
         return ModelFiles(name, folder, LOCAL)
     if name and folder.exists():
         raise TeacherError("a teacher is a folder, not a file", got=name, fix=f"Name the folder: {folder.parent}")
-    if not _HUB_ID.fullmatch(name):
+    if not hub.is_id(name):
         raise TeacherError("there is no such teacher", got=repr(name), expected="a folder that exists, a Hugging Face id, or hog")
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    return ModelFiles(name, Path(config).parent, Path(config).parent.name) if isinstance(config, str) else None
+    config = hub.cached(name, "config.json", revision)
+    return ModelFiles(name, config.parent, config.parent.name) if config is not None else None
 
 
 def fetch(name: str, revision: str | None, progress: Progress = SILENT) -> ModelFiles:
@@ -129,20 +125,15 @@ def fetch(name: str, revision: str | None, progress: Progress = SILENT) -> Model
         TeacherError: that failed.
         StjepaError: the disk is full.
     """
-    from huggingface_hub import constants, snapshot_download
-
-    progress.note(f"fetching {name} from the Hugging Face Hub into {constants.HF_HUB_CACHE}")
+    progress.note(f"fetching {name} from the Hugging Face Hub into {hub.cache_folder()}")
     try:
         for pattern in ("*.safetensors*", "pytorch_model*.bin*"):
-            with _quiet(), storage_errors(constants.HF_HUB_CACHE):
-                folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*_SMALL_FILES, pattern]))
+            folder = hub.download(name, revision, (*_SMALL_FILES, pattern))
             files = ModelFiles(name, folder, folder.name)
             if files.has_weights():
                 return files
-    except StjepaError:
-        raise
-    except Exception as error:  # the client lets its HTTP library's errors through, another one in each version
-        raise _not_fetched(name, _why(error)) from error
+    except hub.HubError as error:
+        raise _not_fetched(name, error.what) from error
     raise _not_fetched(name, "the hub gives no PyTorch weights for it")
 
 
@@ -162,34 +153,3 @@ def _not_fetched(name: str, why: str) -> TeacherError:
         f"the weights of {name} are neither in a folder of that name nor in the local Hugging Face cache, "
         f"and cannot be fetched ({why}): name a local folder of a model, or `hog`, which needs no weights"
     )
-
-
-def _why(error: Exception) -> str:
-    """A client's error as a short clause."""
-    from huggingface_hub import constants, errors
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    if isinstance(error, errors.GatedRepoError):
-        return "accept its licence on its page, then type `hf auth login`"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub has no such model, or not for you"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "it has no such revision"
-    return f"the hub cannot be reached, {type(error.__cause__ or error).__name__}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of the client while the block runs: the caller's `Progress` is told instead."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
-
-    level, silent = logging.get_verbosity(), are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if not silent:
-            enable_progress_bars()

@@ -1,0 +1,54 @@
+"""`stjepa export`: the encoder of a checkpoint in a form that others load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stjepa_cli import config, console
+from stjepa_cli.commands import options
+from stjepa_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from stjepa_cli.exporting import ExportResult
+
+HELP = (
+    "Write the encoder of a checkpoint for others to load, and check that it says the same.\n\n"
+    "Example: stjepa export checkpoints --format onnx --out student_onnx"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("export", help=HELP)(export)
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything yet.")],
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest. [default: checkpoints]")] = None,
+    format: Annotated[
+        str, typer.Option(help="hf: config.json and model.safetensors. torchscript: loads without stjepa. onnx: needs the extra onnx.")
+    ] = "hf",
+    as_json: options.Json = False,
+) -> None:
+    def call(progress: Progress) -> ExportResult:
+        from stjepa_cli import exporting
+
+        return exporting.export(config.checkpoints_dir(checkpoint), out, format, progress=progress)
+
+    console.run_command(call, render=_show, as_json=as_json)
+
+
+def _show(result: ExportResult) -> None:
+    console.show_pairs(
+        str(result.out),
+        {
+            "format": result.format,
+            "checkpoint": str(result.checkpoint),
+            "files": f"{', '.join(result.files)} ({console.megabytes(result.bytes)})",
+            "encoder": f"{result.parameters:,} parameters",
+            "checked": f"loaded again; differs from the original by {result.max_difference:.2g} at most (allowed {result.tolerance:g})",
+        },
+    )

@@ -1,0 +1,243 @@
+"""Features of a data set's videos: extracted once, kept on disk, reused by every probe and every command.
+
+```text
+<folder>/<digest of the spec>/<digest of the content>.safetensors     videos that were extracted together; any number of files
+```
+
+Rows are found by a video's id and the fingerprint of its file, so that every list of a data set (each split, a limit) takes what
+another one has extracted, a stopped extraction goes on where it was, and a file that was replaced is extracted again. What
+failed is kept as failed in the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stjepa_cli.checkpoint import read_metadata, read_tensors, write_tensors
+from stjepa_cli.config import to_dict
+from stjepa_cli.datasets.base import VideoItem
+from stjepa_cli.encoders import Decoded, Encoder, Failure, encode_videos
+from stjepa_cli.errors import CheckpointError
+from stjepa_cli.locations import Location, is_local
+from stjepa_cli.nouns import ClipSpec, digest, software_versions
+from stjepa_cli.plans import ClipPlan
+from stjepa_cli.probes.base import Features
+from stjepa_cli.progress import SILENT, Progress
+
+SHARD_VIDEOS = 512
+SHARD_SECONDS = 60.0
+HEADER = "stjepa_features"
+ABSENT = "absent"
+
+_EDGE_BYTES = 1 << 16
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What decides the features of a video besides its file; its digest names their folder.
+
+    Attributes:
+        encoder: digest of the weights and geometry.
+        dataset: name of the data set.
+        clip: how a clip is cut.
+        plan: which clips, `16x5x3`.
+        pool: how tokens became features.
+        arithmetic: kind of device and its precision.
+        schema: of the files.
+    """
+
+    encoder: str
+    dataset: str
+    clip: ClipSpec
+    plan: str
+    pool: str
+    arithmetic: str
+    schema: int = 1
+
+
+class FeatureStore:
+    """Features of one data set by one encoder: in memory, and on disk too if a folder is named.
+
+    Args:
+        encoder: frozen, on `device`.
+        dataset: name of the data set.
+        plan: which clips of each video.
+        pool: how tokens become features.
+        device: where the encoder is.
+        folder: where features are kept, None for memory alone.
+        batch_size: clips that the encoder sees at once; changes no figure.
+        workers: threads that decode; likewise.
+        progress: listener; told of files that cannot be used.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dataset: str,
+        *,
+        plan: ClipPlan = ClipPlan(),
+        pool: str = "mean",
+        device: torch.device,
+        folder: Path | None = None,
+        batch_size: int = 8,
+        workers: int = 2,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.encoder, self.plan, self.pool, self.device = encoder, plan.fit(encoder.clip), pool, device
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+        arithmetic = f"{device.type} {'bfloat16' if device.type == 'cuda' else 'float32'}"
+        self.spec = FeatureSpec(encoder.digest, dataset, encoder.clip, str(self.plan), pool, arithmetic)
+        self.folder = None if folder is None else folder / digest(to_dict(self.spec))
+        self._rows: dict[Key, Tensor] = {}
+        self._errors: dict[Key, str] = {}
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
+            self._load(path)
+
+    def take(self, items: Sequence[VideoItem], name: str = "features") -> tuple[Features, tuple[Failure, ...]]:
+        """Features of videos, averaged over the clips of each, in the order of the list; and the videos that failed.
+
+        What is not there yet is extracted and kept, even if the extraction is then stopped.
+
+        Raises:
+            StjepaError: a feature is not finite, or the disk is full.
+        """
+        keys = {item.id: (item.id, fingerprint(item.path)) for item in items}
+        self._extract([item for item in items if not self._knows(keys[item.id])], keys, name)
+        kept = [item for item in items if keys[item.id] in self._rows]
+        rows = [self._rows[keys[item.id]].mean(dim=0) for item in kept]
+        features = Features(
+            torch.stack(rows) if rows else torch.zeros(0, 0),
+            torch.tensor([-1 if item.label is None else item.label for item in kept], dtype=torch.int64),
+            tuple(item.group or item.id for item in kept),
+            tuple(item.id for item in kept),
+        )
+        return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
+
+    def clips(self, item: VideoItem) -> Tensor:
+        """float32 (C, F): the features of each clip of a video that `take` has given, to average scores instead of features."""
+        return self._rows[item.id, fingerprint(item.path)]
+
+    def _knows(self, key: Key) -> bool:
+        return key in self._rows or key in self._errors
+
+    def _extract(self, items: Sequence[VideoItem], keys: dict[str, Key], name: str) -> None:
+        if not items:
+            return
+        new: list[tuple[Key, Tensor | str]] = []
+        written = time.monotonic()
+        with self.progress.task(name, total=len(items), unit="videos") as task:
+            try:
+                for item, found in self._encode(items):
+                    new.append((keys[item.id], found if isinstance(found, Tensor) else str(found)))
+                    self._remember(*new[-1])
+                    task.advance(1, failed=len(self._errors))
+                    if len(new) >= SHARD_VIDEOS or time.monotonic() - written > SHARD_SECONDS:
+                        self._write(new)
+                        new, written = [], time.monotonic()
+            finally:
+                self._write(new)
+
+    def _encode(self, items: Sequence[VideoItem]) -> Iterator[Decoded]:
+        return encode_videos(
+            self.encoder,
+            items,
+            self.plan,
+            pool=self.pool,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            device=self.device,
+        )
+
+    def _remember(self, key: Key, found: Tensor | str) -> None:
+        if isinstance(found, str):
+            self._errors.setdefault(key, found)
+        else:
+            self._rows.setdefault(key, found)
+
+    def _write(self, new: Sequence[tuple[Key, Tensor | str]]) -> None:
+        if self.folder is None or not new:
+            return
+        rows = [(key, found) for key, found in new if isinstance(found, Tensor)]
+        values = torch.stack([row for _, row in rows]) if rows else torch.zeros(0, self.plan.num_clips, 0)
+        header = {
+            "spec": to_dict(self.spec),
+            "rows": [key for key, _ in rows],
+            "failed": [[*key, found] for key, found in new if isinstance(found, str)],
+        }
+        content = _content(header, values)
+        header |= {"digest": content, "encoder": self.encoder.name, "software": software_versions()}
+        write_tensors(self.folder / f"{content[:16]}.safetensors", {"values": values}, {HEADER: json.dumps(header, sort_keys=True)})
+
+    def _load(self, path: Path) -> None:
+        """Take the rows of a file, or say why it is not used."""
+        try:
+            header, values = self._checked(path)
+        except (CheckpointError, KeyError, ValueError, TypeError) as error:
+            reason = error.got if isinstance(error, CheckpointError) and error.got else error
+            self.progress.note(f"{path} is not used, its videos are extracted again: {reason}")
+            return
+        for (name, mark), row in zip(header["rows"], values, strict=True):
+            self._remember((name, mark), row)
+        for name, mark, error in header["failed"]:
+            self._remember((name, mark), str(error))
+
+    def _checked(self, path: Path) -> tuple[dict[str, Any], Tensor]:
+        header = json.loads(read_metadata(path)[HEADER])
+        if header["spec"] != to_dict(self.spec):
+            raise ValueError("it holds features of something else")
+        values = read_tensors(path)["values"]
+        if header["digest"] != _content({part: header[part] for part in ("spec", "rows", "failed")}, values):
+            raise ValueError("its digest does not match what it holds")
+        return header, values
+
+
+def fingerprint(path: Location) -> str:
+    """What tells that a file was replaced: its size and the sha256 of both ends, 16 hex digits; a URL stands for its file.
+
+    All of it would take as long as extracting, and a stamp of time changes with every copy.
+    """
+    if not is_local(path):
+        return digest(str(path))[:16]
+    found = hashlib.sha256()
+    try:
+        size = path.stat().st_size
+        found.update(f"{size} ".encode())
+        with path.open("rb") as file:
+            found.update(file.read(_EDGE_BYTES))
+            file.seek(max(0, size - _EDGE_BYTES))
+            found.update(file.read(_EDGE_BYTES))
+    except OSError:
+        return ABSENT
+    return found.hexdigest()[:16]
+
+
+def list_digest(items: Sequence[VideoItem]) -> str:
+    """sha256 over ids, labels and groups of a list, in its order, 64 hex digits."""
+    return digest([[item.id, item.label, item.group] for item in items])
+
+
+def features_digest(*sides: Features) -> str:
+    """sha256 over the values of features and whose they are, 64 hex digits."""
+    found = hashlib.sha256()
+    for side in sides:
+        found.update(json.dumps([side.ids, side.labels.tolist(), side.groups]).encode())
+        found.update(side.values.contiguous().numpy())
+    return found.hexdigest()
+
+
+def _content(header: dict[str, Any], values: Tensor) -> str:
+    """sha256 over what a file holds, 64 hex digits."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+    found.update(values.contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
