@@ -14,6 +14,7 @@ from stjepa_cli.building import Tally, failures_to_retry
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.engines.base import BuildRequest, Job, load_teacher, open_engine
 from stjepa_cli.errors import CacheError, StjepaError, VideoError
+from stjepa_cli.folders import refuse_foreign_folder, work_folder
 from stjepa_cli.locations import is_local
 from stjepa_cli.locks import CREATION, holding
 from stjepa_cli.nouns import TeacherCard
@@ -21,7 +22,7 @@ from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.progress import SILENT, Progress, Task
 from stjepa_cli.projection import Projection, ProjectionFit, default_kind
 from stjepa_cli.records import CacheHeader, header_difference
-from stjepa_cli.store import FailedClip, LatentStore, refuse_foreign_folder, work_folder
+from stjepa_cli.store import FailedClip, LatentStore
 from stjepa_cli.teachers.base import Teacher, survey
 from stjepa_cli.video import read_clip
 
@@ -155,7 +156,7 @@ def _held(request: BuildRequest, shards: range, progress: Progress) -> Iterator[
     work = work_folder(request.cache)
     made = [folder for folder in (work, *work.parents) if not folder.exists()]
     try:
-        with holding(work / "lock", shards, f"a part of {request.part} of {request.cache}") as locked:
+        with holding(work / "lock", shards, f"part {request.part} of {request.cache}") as locked:
             if not locked:
                 progress.note("this file system has no locks: make sure yourself that no two builds take the same part")
             yield

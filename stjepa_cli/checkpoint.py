@@ -116,8 +116,7 @@ def read_header(path: Path) -> CheckpointHeader:
     Raises:
         CheckpointError: missing, truncated, or not one of stjepa's checkpoints.
     """
-    with _opened(path) as file:
-        text = (file.metadata() or {}).get("stjepa")
+    text = read_metadata(path).get("stjepa")
     if text is None:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of stjepa", expected="a header named stjepa")
     try:

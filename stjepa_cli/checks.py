@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from stjepa_cli.errors import CacheError
+from stjepa_cli.folders import LISTS
 from stjepa_cli.locations import is_local
 from stjepa_cli.reading import Place
 from stjepa_cli.records import Fault, Mark
 from stjepa_cli.shards import FOREIGN, Bytes, is_whole, read_chunk, roomy, shape_fault, stored_crc
-from stjepa_cli.store import LISTS, ForeignMarkError, LatentStore
+from stjepa_cli.store import ForeignMarkError, LatentStore
 
 _buffers = threading.local()
 

@@ -248,6 +248,11 @@ def place(flag: Location | str | None, variable: str, default: Location | str) -
     return location(flag if flag is not None else os.environ.get(variable) or default)
 
 
+def dataset_root(name: str, flag: Location | str | None = None) -> Location:
+    """Where a data set lies: `STJEPA_<NAME>`, or below /mnt."""
+    return place(flag, f"STJEPA_{name.upper()}", f"/mnt/{name}")
+
+
 def ssv2_root(flag: Location | str | None = None) -> Location:
     """Where Something-Something v2 lies."""
     return place(flag, "STJEPA_SSV2", "/mnt/ssv2")

@@ -14,7 +14,7 @@ from torch import Tensor
 from stjepa_cli.config import to_dict
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.devices import autocast
-from stjepa_cli.errors import VideoError
+from stjepa_cli.errors import ConfigError, VideoError
 from stjepa_cli.nouns import ClipSpec, TokenGrid, digest
 from stjepa_cli.plans import ClipPlan
 from stjepa_cli.prefetch import ordered_map
@@ -24,7 +24,7 @@ from stjepa_cli.video import read_clips
 if TYPE_CHECKING:
     from stjepa_cli.teachers.base import Teacher
 
-POOLS = ("mean", "time")
+POOLS = ("mean", "time", "tokens")
 
 Decoded = tuple[VideoItem, Tensor | VideoError]
 """A video and its clips uint8 (C, T, 3, S, S), later their features (C, F), or why there are none."""
@@ -49,15 +49,27 @@ class Encoder(Protocol):
     def digest(self) -> str:
         """What decides its tokens: sha256 over weights and geometry, 64 hex digits; not its name, not where it lies."""
 
+    @property
+    def layer(self) -> int | None:
+        """Number of the block whose tokens it gives, None for those that it ends with."""
+
     def encode(self, clips: Tensor) -> Tensor:
         """Clips uint8 (B, T, 3, S, S) to tokens float (B, N, D)."""
 
 
 class StudentEncoder:
-    """A student as an encoder."""
+    """A student as an encoder.
 
-    def __init__(self, student: Student, name: str) -> None:
+    Args:
+        student: frozen.
+        name: what it is called.
+        layer: of `Student.forward_features`, None for the student's own tokens.
+    """
+
+    def __init__(self, student: Student, name: str, layer: int | None = None) -> None:
         self.student, self.name, self.clip = student.eval(), name, student.spec
+        number = None if layer is None else student.block_number(layer)
+        self.layer = None if number == student.block_number(-1) else number
 
     @classmethod
     def open(cls, path: Path, device: torch.device) -> StudentEncoder:
@@ -79,17 +91,18 @@ class StudentEncoder:
         for name in sorted(tensors):
             tensor = tensors[name].detach().cpu().contiguous()
             weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            weights.update(tensor.flatten().view(torch.uint8).numpy())
+            weights.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": weights.hexdigest()})
 
     def encode(self, clips: Tensor) -> Tensor:
         with autocast(clips.device):
-            tokens: Tensor = self.student(clips)
-        return tokens
+            return self.student.forward_features(clips, self.layer or -1)
 
 
 class TeacherEncoder:
     """A teacher as an encoder: what the student is held against."""
+
+    layer = None
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher, self.name, self.clip = teacher, teacher.card.name, teacher.card.clip
@@ -106,6 +119,19 @@ class TeacherEncoder:
     def encode(self, clips: Tensor) -> Tensor:
         tokens: Tensor = self.teacher.encode(clips)
         return tokens
+
+
+def at_layer(encoder: Encoder, layer: int | None) -> Encoder:
+    """The same encoder, giving the tokens of another block.
+
+    Raises:
+        ConfigError: it is no student, or has no such block.
+    """
+    if layer is None:
+        return encoder
+    if not isinstance(encoder, StudentEncoder):
+        raise ConfigError("only students give the tokens of a block", got=f"layer {layer} of {encoder.name}", fix="Leave out --layer.")
+    return StudentEncoder(encoder.student, encoder.name, layer)
 
 
 @dataclass(frozen=True)
@@ -126,7 +152,7 @@ def encode_videos(
     workers: int = 2,
     device: torch.device,
 ) -> Iterator[Decoded]:
-    """Features of videos, in their order: float32 (C, F) of each, a row a clip, or why there are none.
+    """Features of videos, in their order: (C, F) of each, a row a clip (or tokens, (C, N, D)), or why there are none.
 
     Args:
         encoder: on `device`.
@@ -149,7 +175,9 @@ def encode_videos(
 
 
 def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
-    """Tokens (B, N, D) to float32 features: `mean` (B, D), `time` (B, t * D)."""
+    """Tokens (B, N, D) to float32 features: `mean` (B, D), `time` (B, t * D); or as they are in float16: `tokens` (B, N, D)."""
+    if pool == "tokens":
+        return tokens.half()
     if pool == "time":
         return tokens.float().reshape(len(tokens), grid.t, grid.num_positions, -1).mean(dim=2).flatten(1)
     return tokens.float().mean(dim=1)
@@ -173,7 +201,7 @@ def _encoded(encoder: Encoder, videos: Sequence[Decoded], pool: str, batch_size:
     found = [clips for _, clips in videos if isinstance(clips, Tensor)]
     if not found:
         return list(videos)
-    batches = torch.cat(found).split(batch_size)
+    batches = torch.split(torch.cat(found), batch_size)
     rows = torch.cat([pooled(encoder.encode(batch.to(device)), encoder.grid, pool).cpu() for batch in batches])
-    features = iter(rows.split([len(clips) for clips in found]))
+    features = iter(torch.split(rows, [len(clips) for clips in found]))
     return [(item, next(features) if isinstance(clips, Tensor) else clips) for item, clips in videos]

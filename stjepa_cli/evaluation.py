@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset, VideoItem, spread
-from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder
+from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder, at_layer
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
 from stjepa_cli.features import FeatureStore, features_digest, list_digest
 from stjepa_cli.files import write_atomic
@@ -39,6 +39,7 @@ __all__ = [
     "StudentEncoder",
     "TeacherEncoder",
     "evaluate",
+    "open_store",
     "score",
     "write_report",
 ]
@@ -65,6 +66,8 @@ class EvaluationResult:
         seconds: wall time of all of it.
         clips: which clips of each video, `frames x temporal x spatial`.
         digests: sha256 of the encoder's weights and geometry, of the train and test lists, and of the features.
+        remark: what must be known of the split, empty where it is an official one.
+        layer: block that gave the tokens, None for the encoder's own.
     """
 
     dataset: str
@@ -80,6 +83,8 @@ class EvaluationResult:
     seconds: float
     clips: str = ""
     digests: dict[str, str] = field(default_factory=dict)
+    remark: str = ""
+    layer: int | None = None
 
     @property
     def chance(self) -> float:
@@ -98,7 +103,9 @@ class EvaluationResult:
             "chosen": {name: result.chosen for name, result in self.probes.items() if result.chosen},
             "pool": self.pool,
             "clips": self.clips,
+            "layer": self.layer,
             "digests": self.digests,
+            **({"remark": self.remark} if self.remark else {}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -112,6 +119,7 @@ def evaluate(
     limit: int | None = None,
     pool: str = "mean",
     clips: str = "1x1",
+    layer: int | None = None,
     features: Path | None = None,
     batch_size: int = 8,
     workers: int = 2,
@@ -127,8 +135,10 @@ def evaluate(
         split: one of `dataset.pairs`, None for the first.
         protocols: names of probes.
         limit: at most so many train and so many test videos, spread over the classes.
-        pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D).
+        pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D);
+            `tokens`: all of them for probes that take tokens, and their mean for the others.
         clips: which clips of each video, `plans.parse_plan`; their features are averaged.
+        layer: block of a student whose tokens are taken, from 1 or, negative, from the end; None for the last.
         features: folder where features are kept and looked for, None for none.
         batch_size: clips that the encoder sees at once; changes no figure.
         workers: threads that decode; likewise.
@@ -141,10 +151,39 @@ def evaluate(
         DatasetError: a list is unusable, a video has no label, or train and test share a video or a source.
         StjepaError: no video of one side could be used, or a feature is not finite.
     """
-    _check_settings(pool, batch_size, workers)
-    store = FeatureStore(
+    store = open_store(
         encoder,
         dataset.name,
+        pool=pool,
+        clips=clips,
+        layer=layer,
+        features=features,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        progress=progress,
+    )
+    return score(store, dataset, split=split, protocols=protocols, limit=limit, seed=seed)
+
+
+def open_store(
+    encoder: Encoder,
+    dataset: str,
+    *,
+    pool: str = "mean",
+    clips: str = "1x1",
+    layer: int | None = None,
+    features: Path | None = None,
+    batch_size: int = 8,
+    workers: int = 2,
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> FeatureStore:
+    """The features of a data set by an encoder, for `score`; arguments and errors are those of `evaluate`."""
+    _check_settings(pool, batch_size, workers)
+    return FeatureStore(
+        at_layer(encoder, layer),
+        dataset,
         plan=parse_plan(clips),
         pool=pool,
         device=device,
@@ -153,7 +192,6 @@ def evaluate(
         workers=workers,
         progress=progress,
     )
-    return score(store, dataset, split=split, protocols=protocols, limit=limit, seed=seed)
 
 
 def score(
@@ -167,7 +205,10 @@ def score(
 ) -> EvaluationResult:
     """Score the features of a store on a split, extracting what it lacks; arguments and errors are those of `evaluate`."""
     started = time.perf_counter()
-    probes = {name: build(name) for name in protocols}  # a wrong name is told before hours of decoding
+    probes = {name: build(name, store.device) for name in protocols}  # a wrong name is told before hours of decoding
+    hungry = [name for name, probe in probes.items() if probe.takes_tokens and store.pool != "tokens"]
+    if hungry:
+        raise ConfigError(f"{hungry[0]} takes single tokens", got=f"pool {store.pool}", expected="tokens", fix="Type `--pool tokens`.")
     name, (train_split, test_split) = dataset.pair(split)
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
@@ -195,6 +236,8 @@ def score(
             "lists": digest([list_digest(train_items), list_digest(test_items)]),
             "features": features_digest(train, test),
         },
+        remark=dataset.remark,
+        layer=store.spec.layer,
     )
 
 

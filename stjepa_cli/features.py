@@ -29,7 +29,7 @@ from stjepa_cli.encoders import Decoded, Encoder, Failure, encode_videos
 from stjepa_cli.errors import CheckpointError
 from stjepa_cli.locations import Location, is_local
 from stjepa_cli.nouns import ClipSpec, digest, software_versions
-from stjepa_cli.plans import ClipPlan
+from stjepa_cli.plans import ONE_CLIP, ClipPlan
 from stjepa_cli.probes.base import Features
 from stjepa_cli.progress import SILENT, Progress
 
@@ -52,6 +52,7 @@ class FeatureSpec:
         clip: how a clip is cut.
         plan: which clips, `16x5x3`.
         pool: how tokens became features.
+        layer: block that gave the tokens, None for the encoder's own.
         arithmetic: kind of device and its precision.
         schema: of the files.
     """
@@ -62,6 +63,7 @@ class FeatureSpec:
     plan: str
     pool: str
     arithmetic: str
+    layer: int | None = None
     schema: int = 1
 
 
@@ -85,7 +87,7 @@ class FeatureStore:
         encoder: Encoder,
         dataset: str,
         *,
-        plan: ClipPlan = ClipPlan(),
+        plan: ClipPlan = ONE_CLIP,
         pool: str = "mean",
         device: torch.device,
         folder: Path | None = None,
@@ -96,15 +98,21 @@ class FeatureStore:
         self.encoder, self.plan, self.pool, self.device = encoder, plan.fit(encoder.clip), pool, device
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
         arithmetic = f"{device.type} {'bfloat16' if device.type == 'cuda' else 'float32'}"
-        self.spec = FeatureSpec(encoder.digest, dataset, encoder.clip, str(self.plan), pool, arithmetic)
+        self.spec = FeatureSpec(encoder.digest, dataset, encoder.clip, str(self.plan), pool, arithmetic, encoder.layer)
         self.folder = None if folder is None else folder / digest(to_dict(self.spec))
         self._rows: dict[Key, Tensor] = {}
         self._errors: dict[Key, str] = {}
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
             self._load(path)
 
+    def __len__(self) -> int:
+        """Videos that it has features of."""
+        return len(self._rows)
+
     def take(self, items: Sequence[VideoItem], name: str = "features") -> tuple[Features, tuple[Failure, ...]]:
         """Features of videos, averaged over the clips of each, in the order of the list; and the videos that failed.
+
+        Tokens of a video's clips stand side by side, (C * N, D) of each, and the features beside them are their means.
 
         What is not there yet is extracted and kept, even if the extraction is then stopped.
 
@@ -114,17 +122,19 @@ class FeatureStore:
         keys = {item.id: (item.id, fingerprint(item.path)) for item in items}
         self._extract([item for item in items if not self._knows(keys[item.id])], keys, name)
         kept = [item for item in items if keys[item.id] in self._rows]
-        rows = [self._rows[keys[item.id]].mean(dim=0) for item in kept]
+        rows = [self._rows[keys[item.id]] for item in kept]
+        tokens = torch.stack([row.flatten(0, 1) for row in rows]) if rows and self.pool == "tokens" else None
         features = Features(
-            torch.stack(rows) if rows else torch.zeros(0, 0),
+            torch.stack([row.flatten(0, -2).float().mean(dim=0) for row in rows]) if rows else torch.zeros(0, 0),
             torch.tensor([-1 if item.label is None else item.label for item in kept], dtype=torch.int64),
             tuple(item.group or item.id for item in kept),
             tuple(item.id for item in kept),
+            tokens,
         )
         return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
 
     def clips(self, item: VideoItem) -> Tensor:
-        """float32 (C, F): the features of each clip of a video that `take` has given, to average scores instead of features."""
+        """(C, F): the features of each clip of a video that `take` has given, to average scores instead of features."""
         return self._rows[item.id, fingerprint(item.path)]
 
     def _knows(self, key: Key) -> bool:
@@ -188,8 +198,8 @@ class FeatureStore:
             return
         for (name, mark), row in zip(header["rows"], values, strict=True):
             self._remember((name, mark), row)
-        for name, mark, error in header["failed"]:
-            self._remember((name, mark), str(error))
+        for name, mark, reason in header["failed"]:
+            self._remember((name, mark), str(reason))
 
     def _checked(self, path: Path) -> tuple[dict[str, Any], Tensor]:
         header = json.loads(read_metadata(path)[HEADER])
@@ -231,7 +241,9 @@ def features_digest(*sides: Features) -> str:
     found = hashlib.sha256()
     for side in sides:
         found.update(json.dumps([side.ids, side.labels.tolist(), side.groups]).encode())
-        found.update(side.values.contiguous().numpy())
+        found.update(side.values.contiguous().numpy().data)
+        if side.tokens is not None:
+            found.update(side.tokens.contiguous().numpy().data)
     return found.hexdigest()
 
 
@@ -239,5 +251,5 @@ def _content(header: dict[str, Any], values: Tensor) -> str:
     """sha256 over what a file holds, 64 hex digits."""
     found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     found.update(f"{values.dtype} {tuple(values.shape)}".encode())
-    found.update(values.contiguous().flatten().view(torch.uint8).numpy())
+    found.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -50,6 +50,10 @@ class ClipPlan:
         return "x".join(str(size) for size in (self.num_frames, self.temporal, self.spatial) if size is not None)
 
 
+ONE_CLIP = ClipPlan()
+"""The encoder's own frames, one centre clip."""
+
+
 def parse_plan(text: str) -> ClipPlan:
     """`16x5x3` or, for the encoder's own frames, `5x3`.
 

@@ -16,9 +16,7 @@ cache/work/                         locks and unfinished shards; gone when the c
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,20 +27,19 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stjepa_cli.arrays import HEADER, HEADER_DIGEST, create_arrays, read_projection, rebuild
+from stjepa_cli.arrays import create_arrays, read_projection, rebuild
 from stjepa_cli.commits import ShardWriter
-from stjepa_cli.config import from_dict, to_dict
-from stjepa_cli.errors import CacheError, ConfigError, storage_errors
-from stjepa_cli.files import is_leftover, leftovers, sync, write_atomic
-from stjepa_cli.locations import Location, driver_errors, is_folder, is_local, names
+from stjepa_cli.config import to_dict
+from stjepa_cli.errors import CacheError, storage_errors
+from stjepa_cli.files import leftovers, sync, write_atomic
+from stjepa_cli.folders import read_header, refuse_foreign_folder, work_folder
+from stjepa_cli.locations import Location, driver_errors, is_local, names
 from stjepa_cli.locks import CREATION, WRITING, holding
 from stjepa_cli.nouns import ClipRef, CropBox
 from stjepa_cli.projection import Projection
 from stjepa_cli.reading import THREADS, Place, RowReader, empty_clips
 from stjepa_cli.records import CacheHeader, ClipRow, Mark, RowRecord, clips_digest
 from stjepa_cli.shards import Latents, roomy
-
-LISTS = ("clips.jsonl", "failures.jsonl")
 
 
 class ForeignMarkError(CacheError):
@@ -79,7 +76,7 @@ class LatentStore:
         Raises:
             CacheError: there is none, it is not one, or its parts do not agree.
         """
-        header = _read_header(path)
+        header = read_header(path)
         try:
             with driver_errors():
                 lines = (path / "clips.jsonl").read_bytes().decode().splitlines()
@@ -125,7 +122,7 @@ class LatentStore:
     @staticmethod
     def remove(path: Location) -> None:
         """Delete a cache, after making sure that it is one; a kill leaves all of it or what is no cache."""
-        _read_header(path)
+        read_header(path)
         with storage_errors(path), driver_errors():
             if is_local(path):
                 gone = path.with_name(f".{path.name}.removed")
@@ -380,47 +377,3 @@ class LatentStore:
 
     def _mark_path(self, shard: int) -> Location:
         return self.path / "marks" / f"{shard}.json"
-
-
-def work_folder(path: Location) -> Path:
-    """Where the work on a cache lies: `work` in it, for a remote one a folder of this machine that is named by its URL."""
-    if is_local(path):
-        return path / "work"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "stjepa" / "work" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
-
-
-def refuse_foreign_folder(path: Location) -> None:
-    """Refuse to build in a folder that holds something else than the beginnings of a cache.
-
-    Raises:
-        CacheError: it does.
-    """
-    known = {"work", "marks", "latents", "scales", "frames", "projection", *LISTS}
-    try:
-        with driver_errors():
-            there = path.exists()
-        if not there:
-            return
-        foreign = not is_folder(path) or any(name not in known and not is_leftover(name) for name in names(path))
-        if foreign or (is_folder(path / "marks") and any(names(path / "marks"))):
-            raise CacheError(f"{path} exists and is no cache of stjepa", fix="Choose another --cache, or empty that folder yourself.")
-    except OSError as error:
-        raise CacheError(f"the folder {path} cannot be read", got=error) from error
-
-
-def _read_header(path: Location) -> CacheHeader:
-    where = f"the header of the cache {path}"
-    try:
-        with driver_errors():
-            attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
-        header = from_dict(CacheHeader, attributes[HEADER], where=where)
-        known = attributes[HEADER_DIGEST]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CacheError(f"there is no cache at {path}", fix="Type `stjepa cache build`, or name it with --cache.") from error
-    except (OSError, ValueError, KeyError, AttributeError, ConfigError) as error:
-        raise CacheError(f"{path} is no cache of stjepa, or {where} is damaged", got=str(error), fix=rebuild(path)) from error
-    if header.digest != known:
-        what = f"{where} was edited: it no longer has the digest that was written with it"
-        raise CacheError(what, got=header.digest[:12], expected=str(known)[:12], fix="Put the file back, or build the cache again.")
-    return header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stjepa_cli.checkpoint import CheckpointHeader, list_tensors, read_header, read_tensors
 from stjepa_cli.config import PredictorConfig, StudentConfig
-from stjepa_cli.errors import CheckpointError, MaskError
+from stjepa_cli.errors import CheckpointError, ConfigError, MaskError
 from stjepa_cli.layers import (
     FactorizedBlock,
     JointBlock,
@@ -105,13 +106,44 @@ class Student(nn.Module):
                 got="a mask that is not made of tubes",
                 fix="Use a tube mask, or a student of joint blocks only (num_factorized = 0).",
             )
-        x = self.embed_tokens(clips, None if mask is None else mask.visible)
+        tokens = self.embed_tokens(clips, None if mask is None else mask.visible)
+        return self._through_blocks(tokens, self.factorized, self.joint)
+
+    def forward_features(self, clips: Tensor, layer: int = -1) -> Tensor:
+        """Tokens of whole clips after one of the blocks, (B, N, D), through the final norm as in DINO (arXiv 2104.14294).
+
+        Args:
+            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
+            layer: number of the block, 1 the first, or counted from the end, -1 the last; the last is `forward`.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        depth = self.block_number(layer)
+        num_factorized = min(depth, len(self.factorized))
+        blocks = self.factorized[:num_factorized], self.joint[: depth - num_factorized]
+        return self._through_blocks(self.embed_tokens(clips, None), *blocks)
+
+    def block_number(self, layer: int) -> int:
+        """The number of a block, 1 to their count, from one that may count from the end.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        count = len(self.factorized) + len(self.joint)
+        number = layer if layer >= 0 else count + 1 + layer
+        if not 1 <= number <= count:
+            raise ConfigError("the student has no such block", got=layer, expected=f"1 to {count}, or -{count} to -1")
+        return number
+
+    def _through_blocks(self, x: Tensor, factorized: Iterable[nn.Module], joint: Iterable[nn.Module]) -> Tensor:
+        """Tokens (B, K, D) through factorized blocks, then joint ones, then the norm."""
         b, k, d = x.shape
         x = x.view(b, self.grid.t, -1, d) if self.factorized else x
-        for block in self.factorized:
+        for block in factorized:
             x = self._through(block, x)
         x = x.reshape(b, k, d)
-        for block in self.joint:
+        for block in joint:
             x = self._through(block, x)
         return self.norm(x)  # type: ignore[no-any-return]
 

@@ -176,17 +176,11 @@ class Trainer:
         ends_epoch = self.step % self.steps_per_epoch == 0
         ends = self.step == self.last_step
         every, seconds = self.run.checkpoint_interval()
-        on_gpu = self.world.device.type == "cuda"
+        due = bool(every) and self.step % every == 0
         asked = stop()
         # reading a figure waits for the device, so on a GPU it is not done at every step
-        if not (
-            ends
-            or ends_epoch
-            or (asked and self.world.size == 1)
-            or not on_gpu
-            or self.step % 10 == 0
-            or (every and self.step % every == 0)
-        ):
+        rests = self.step % STEPS_PER_READ == 0 or self.world.device.type != "cuda"
+        if not (ends or ends_epoch or due or rests or (asked and self.world.size == 1)):
             return False
         task.advance(len(self._waiting), **self._read())
         if ends_epoch:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from stjepa_cli.locations import Location, is_local, location
+from tests.labelled import write_tiny_folder, write_tiny_hmdb51, write_tiny_kinetics
 from tests.media import write_tiny_ssv2, write_tiny_ucf101
 
 
@@ -45,6 +46,24 @@ def tiny_ssv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root of UCF-101: 3 classes x 4 groups, 9 train and 3 test videos a split; to read, not to change."""
     return write_tiny_ucf101(tmp_path_factory.mktemp("data") / "ucf101")
+
+
+@pytest.fixture(scope="session")
+def tiny_hmdb51(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of HMDB-51: 3 classes, 6 train and 3 test videos a split; to read, not to change."""
+    return write_tiny_hmdb51(tmp_path_factory.mktemp("data") / "hmdb51")
+
+
+@pytest.fixture(scope="session")
+def tiny_kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root of Kinetics-style lists: 3 classes, 6 train, 3 validation and 3 test videos; to read, not to change."""
+    return write_tiny_kinetics(tmp_path_factory.mktemp("data") / "kinetics")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of class folders: 3 classes, 9 train and 3 test videos; to read, not to change."""
+    return write_tiny_folder(tmp_path_factory.mktemp("data") / "folder")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ class Program:
         self.folder = folder
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("STJEPA_")}
         self.environment |= {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "COLUMNS": "200"}
+        self.environment |= {"STJEPA_FEATURES": str(folder / "features")}
 
     def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stjepa_cli", *map(str, arguments)]
@@ -144,16 +145,20 @@ def test_a_cache_of_something_else_is_refused_by_field_and_kept(chain: tuple[Pro
 
 def test_untrained_and_trained_checkpoints_can_both_be_scored(chain: tuple[Program, dict[str, dict[str, Any]]]) -> None:
     program, _ = chain
-    found = program.json("infer", "ucf101", "--checkpoint", "checkpoints/checkpoint_step0.safetensors", "--protocol", "knn", "--split", 2)
+    options = ("--protocol", "knn", "--split", 2, "--compare", "untrained")
+    board = program.json("infer", "ucf101", "--checkpoint", "checkpoints/checkpoint_step0.safetensors", *options)
+    found, untrained = board["entries"]
     assert found["checkpoint"].endswith("checkpoint_step0.safetensors")
     assert found["split"] == 2
     assert "linear" not in found
+    assert untrained["digests"] == found["digests"]  # the draw of the seed is the run's first checkpoint
 
 
 def test_version_and_help(stjepa: Program) -> None:
     assert re.fullmatch(r"stjepa \d+\.\d+\.\d+\n", stjepa("--version").stdout)
     commands = ((), ("download-check",), ("cache",), ("cache", "build"), ("cache", "verify"), ("pretrain",), ("infer",),
-                ("infer", "ucf101"), ("inspect",), ("inspect", "checkpoint"), ("inspect", "cache"), ("export",), ("report",),
+                ("infer", "ucf101"), ("infer", "hmdb51"), ("infer", "ssv2"), ("infer", "kinetics"), ("infer", "folder"),
+                ("inspect",), ("inspect", "checkpoint"), ("inspect", "cache"), ("export",), ("report",),
                 ("demo",))  # fmt: skip
     for command in commands:
         assert "Example: stjepa" in stjepa(*command, "--help").stdout, command
@@ -202,7 +207,7 @@ def test_weights_that_cannot_be_had_are_one_sentence_with_the_alternatives(stjep
 def test_wrong_values_that_only_the_library_knows_are_one_sentence(stjepa: Program, tiny_ssv2: Path, tiny_ucf101: Path) -> None:
     root = ("--data-root", tiny_ssv2)
     assert "multiple of the tubelet" in stjepa.error("cache", "build", *root, "--teacher", "hog", "--size", 33)
-    assert "unknown dataset" in stjepa.error("cache", "build", *root, "--teacher", "hog", "--dataset", "kinetics")
+    assert "unknown dataset" in stjepa.error("cache", "build", *root, "--teacher", "hog", "--dataset", "imagenet")
     assert "unknown split" in stjepa.error("cache", "build", *root, "--teacher", "hog", "--split", "trian")
     assert "unknown device" in stjepa.error("cache", "build", *root, "--teacher", "hog", "--device", "gpu")
     (stjepa.folder / "run.toml").write_text("epoch = 3\n")

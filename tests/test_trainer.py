@@ -327,3 +327,30 @@ def test_a_finished_result_says_how_it_went(run: RunConfig) -> None:
     assert (result.stopped, result.processes, result.epochs) == (False, 1, 2)
     assert 0 <= result.data_wait <= 1
     assert result.clips_per_second > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("change", [{"compile": "off"}, {"compile": "auto"}, {"recompute": True}, {"accumulate": 2}], ids=str)
+def test_a_run_on_the_gpu_learns_from_pinned_batches(run: RunConfig, change: dict[str, Any]) -> None:
+    result = pretrain(replace(run, device="cuda", epochs=10, **change))
+    assert result.device.startswith("cuda")
+    losses = [line["loss"] for line in lines(run) if "loss" in line]
+    assert sum(losses[-6:]) < sum(losses[:6])
+    assert all("memory_gb" in line for line in lines(run) if "loss" in line)
+
+
+@pytest.mark.cuda
+def test_the_batches_on_the_gpu_are_those_on_the_host(run: RunConfig) -> None:
+    from stjepa_cli.batches import ClipFeed, Request, on_device
+    from stjepa_cli.store import LatentStore
+
+    store = LatentStore.open(run.cache)
+    rows = store.usable_rows()
+    requests = [Request(rows[i : i + 4], 0, 4) for i in range(0, 24, 4)]
+    found = []
+    for pinned, device in ((False, "cpu"), (True, "cuda")):
+        feed = ClipFeed(store, run.data_root, num_workers=2, memory_bytes=0, pinned=pinned)
+        found.append([(b.clips.cpu().clone(), b.latents.cpu().clone()) for b in on_device(feed.batches(requests), torch.device(device))])
+    for (clips, latents), (others, other_latents) in zip(*found, strict=True):
+        assert torch.equal(clips, others)
+        assert torch.equal(latents, other_latents)

@@ -1,7 +1,11 @@
-"""`stjepa infer ucf101`: score a frozen student on a public protocol."""
+"""`stjepa infer`: score frozen encoders on labelled data sets."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
     from stjepa_cli.encoders import Encoder
     from stjepa_cli.evaluation import EvaluationResult
+    from stjepa_cli.nouns import ClipSpec
+    from stjepa_cli.scoreboard import Entry, Scoreboard
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
 
@@ -23,92 +29,256 @@ MAX_SHOWN = 10
 PROTOCOLS = ("knn", "linear", "retrieval")
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A data set as a command.
+
+    Attributes:
+        title: what people call it.
+        splits: what `--split` takes, the default first; the data set's pairs.
+        example: the rest of a command.
+    """
+
+    title: str
+    splits: tuple[str, ...]
+    example: str = ""
+
+
+DATASETS = {
+    "ucf101": Scored("UCF-101", ("1", "2", "3", "all"), " --split 1 --protocol knn"),
+    "hmdb51": Scored("HMDB-51", ("1", "2", "3", "all"), " --split all"),
+    "ssv2": Scored("Something-Something v2", ("validation",), " --clips 2x3"),
+    "kinetics": Scored("Kinetics-style lists of paths and labels", ("val", "test"), " --data-root /data/k400 --clips 5x3"),
+    "folder": Scored("any folder of class folders", ("test",), " my_videos --compare untrained --compare pixels"),
+}
+
+
 @app.callback()
 def root() -> None:
     pass
 
 
-@app.command(help="kNN, linear probe and retrieval on UCF-101's official splits.\n\nExample: stjepa infer ucf101 --split 1 --protocol knn")
-def ucf101(
-    data_root: options.UCF101Root = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint, or a folder for its newest. [default: the newest]")] = None,
-    teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None,
-    split: Annotated[int, typer.Option(min=1, max=3, help="Official split.")] = 1,
-    protocol: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: " + ", ".join(PROTOCOLS) + "]")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many train and so many test videos, spread over the classes.")
-    ] = None,
-    pool: Annotated[str, typer.Option(help="mean: over all tokens. time: over space, time steps side by side.")] = "mean",
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
-    workers: options.Workers = 4,
-    device: options.Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of what the probes draw.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report. [default: beside the checkpoint]")] = None,
-    as_json: options.Json = False,
-) -> None:
-    def call(progress: Progress) -> EvaluationResult:
-        from stjepa_cli.datasets.base import open_dataset
-        from stjepa_cli.devices import pick_device
-        from stjepa_cli.evaluation import evaluate, write_report
+def _register(name: str, scored: Scored) -> None:
+    """Add the command of a data set; all of them are one."""
 
-        place = pick_device(device)
-        encoder = _encoder(checkpoint, teacher, place)
-        result = evaluate(
-            encoder,
-            open_dataset("ucf101", config.ucf101_root(data_root)),
-            split=split,
-            protocols=protocol or PROTOCOLS,
-            limit=limit,
-            pool=pool,
-            batch_size=batch_size,
-            workers=workers,
-            device=place,
-            seed=seed,
-            progress=progress,
-        )
-        folder = out or _report_folder(encoder.name, teacher, split)
-        for path in write_report(result, folder):
-            progress.note(f"wrote {path}")
-        return result
+    def command(
+        data_root: str | None = None,
+        checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint, or a folder for its newest. [default: the newest]")] = None,
+        teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None,
+        compare: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME",
+                help="Score this too, in the same table; repeatable: a checkpoint, an exported student, a teacher's folder or id, "
+                "`hog`, `untrained` (the student at step 0), `pixels` (4x16x16 grey values).",
+            ),
+        ] = None,
+        split: str = scored.splits[0],
+        protocol: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: " + ", ".join(PROTOCOLS) + "]")] = None,
+        limit: Annotated[
+            int | None, typer.Option(min=1, help="At most so many train and so many test videos, spread over the classes.")
+        ] = None,
+        clips: Annotated[
+            str,
+            typer.Option(
+                help="Clips of a video: temporal x spatial, or frames x temporal x spatial (16x5x3); their features are averaged."
+            ),
+        ] = "1x1",
+        layer: Annotated[int | None, typer.Option(help="Block of a student, from 1, or negative from the end. [default: the last]")] = None,
+        pool: Annotated[
+            str, typer.Option(help="mean: over all tokens. time: over space, time steps side by side. tokens: for probes that take tokens.")
+        ] = "mean",
+        features: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="STJEPA_FEATURES", help="Folder where features are kept and found again. [default: ~/.cache/stjepa/features]"
+            ),
+        ] = None,
+        cached: Annotated[bool, typer.Option("--features-cache/--no-features-cache", help="Keep features, and use kept ones.")] = True,
+        batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
+        workers: options.Workers = 4,
+        device: options.Device = "auto",
+        seed: Annotated[int, typer.Option(min=0, help="Of what the probes and the intervals draw.")] = 0,
+        out: Annotated[Path | None, typer.Option(help="Folder of the report. [default: beside the checkpoint]")] = None,
+        as_json: options.Json = False,
+    ) -> None:
+        def call(progress: Progress) -> Scoreboard:
+            from stjepa_cli.datasets.base import open_dataset
+            from stjepa_cli.devices import pick_device
+            from stjepa_cli.encoders import StudentEncoder
+            from stjepa_cli.evaluation import open_store
+            from stjepa_cli.scoreboard import contest
 
-    console.run_command(call, render=_show, as_json=as_json, payload=_payload)
+            place = pick_device(device)
+            openers = _openers(checkpoint, teacher, compare or [], place)
+            dataset = open_dataset(name, config.dataset_root(name, data_root))
+            board = contest(
+                openers,
+                dataset,
+                lambda encoder: open_store(
+                    encoder,
+                    dataset.name,
+                    pool=pool,
+                    clips=clips,
+                    layer=layer if teacher is not None or isinstance(encoder, StudentEncoder) else None,
+                    features=config.features_dir(features) if cached else None,
+                    batch_size=batch_size,
+                    workers=workers,
+                    device=place,
+                    progress=progress,
+                ),
+                split=split,
+                protocols=protocol or PROTOCOLS,
+                limit=limit,
+                seed=seed,
+                command=shlex.join(["stjepa", *sys.argv[1:]]),
+            )
+            _write_reports(board, out, progress)
+            return board
+
+        console.run_command(call, render=_show, as_json=as_json, payload=_payload)
+
+    command.__annotations__ |= {"data_root": _root_option(name, scored), "split": _split_option(scored)}
+    app.command(name, help=f"Probes on frozen features of {scored.title}.\n\nExample: stjepa infer {name}{scored.example}")(command)
 
 
-def _encoder(checkpoint: Path | None, teacher: str | None, device: torch.device) -> Encoder:
+def _root_option(name: str, scored: Scored) -> Any:
+    if name == "folder":
+        return Annotated[str, typer.Argument(metavar="DIR", help="train/<class>/<video> and test/<class>/<video>, or <class>/<video>.")]
+    told = f"{scored.title}, a folder or URL. [default: /mnt/{name}]"
+    return Annotated[str | None, typer.Option(envvar=f"STJEPA_{name.upper()}", metavar="PATH|URL", help=told)]
+
+
+def _split_option(scored: Scored) -> Any:
+    def known(value: str) -> str:
+        if value not in scored.splits:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(scored.splits)}.")
+        return value
+
+    return Annotated[str, typer.Option(metavar="|".join(scored.splits), callback=known, help=_split_help(scored))]
+
+
+def _split_help(scored: Scored) -> str:
+    return "Official split; all: mean and deviation over them." if "all" in scored.splits else "What the probes are tested on."
+
+
+for _name, _scored in DATASETS.items():
+    _register(_name, _scored)
+
+
+def _openers(
+    checkpoint: Path | None, teacher: str | None, others: list[str], device: torch.device
+) -> list[Callable[[ClipSpec | None], Encoder]]:
+    """Functions that open the encoder that is asked about, and then those that it is compared with."""
     from stjepa_cli.checkpoint import newest_checkpoint
-    from stjepa_cli.encoders import StudentEncoder, TeacherEncoder
+    from stjepa_cli.contenders import open_contender
     from stjepa_cli.errors import ConfigError
 
-    if teacher is not None:
-        if checkpoint is not None:
-            raise ConfigError("one encoder at a time", got="--checkpoint and --teacher", expected="one of them")
-        from stjepa_cli.teachers.base import open_teacher
+    if teacher is not None and checkpoint is not None:
+        raise ConfigError("one encoder at a time", got="--checkpoint and --teacher", expected="one of them, and --compare for others")
+    run = config.checkpoints_dir(checkpoint)
+    # the newest now, not after hours: a run may go on meanwhile
+    asked = teacher or str(newest_checkpoint(run) if checkpoint is None or run.is_dir() else run)
 
-        return TeacherEncoder(open_teacher(teacher, device=device))
-    path = config.checkpoints_dir(checkpoint)
-    return StudentEncoder.open(newest_checkpoint(path) if checkpoint is None or path.is_dir() else path, device)
+    def opener(name: str) -> Callable[[ClipSpec | None], Encoder]:
+        return lambda clip: open_contender(name, device=device, run=run, clip=clip)
+
+    return [_student(Path(asked), device) if teacher is None else opener(asked), *map(opener, others)]
 
 
-def _report_folder(encoder: str, teacher: str | None, split: int) -> Path:
+def _student(checkpoint: Path, device: torch.device) -> Callable[[ClipSpec | None], Encoder]:
+    from stjepa_cli.encoders import StudentEncoder
+
+    return lambda _: StudentEncoder.open(checkpoint, device)
+
+
+def _write_reports(board: Scoreboard, out: Path | None, progress: Progress) -> None:
+    from stjepa_cli.evaluation import write_report
+
+    results = [result for entry in board.entries for result in entry.results]
+    for result in results:
+        own = _report_folder(result)
+        folder = own if out is None else out if len(results) == 1 else out / own.name
+        for path in write_report(result, folder):
+            progress.note(f"wrote {path}")
+
+
+def _report_folder(result: EvaluationResult) -> Path:
     """A folder that tells encoders apart: reports of two checkpoints never overwrite each other."""
-    name = Path(encoder).stem if teacher is None else encoder.rstrip("/").rpartition("/")[2]
-    parent = Path(encoder).parent if teacher is None else config.checkpoints_dir()
-    return parent / "reports" / f"ucf101_split{split}_{name}"
+    encoder = Path(result.checkpoint)
+    is_checkpoint = encoder.suffix == ".safetensors"
+    parent = encoder.parent if is_checkpoint else config.checkpoints_dir()
+    return parent / "reports" / f"{result.dataset}_split{result.split}_{encoder.stem if is_checkpoint else encoder.name}"
 
 
-def _payload(result: EvaluationResult) -> dict[str, Any]:
-    return result.to_json()
+def _payload(board: Scoreboard) -> dict[str, Any]:
+    return board.to_json()
 
 
-def _show(result: EvaluationResult) -> None:
-    console.show_table(
-        f"{result.dataset} split {result.split}: {result.checkpoint}",
-        ("protocol", "figure", "value"),
-        [(name, figure, f"{value:.4f}") for name, probe in result.probes.items() for figure, value in probe.figures.items()],
-        caption=f"{result.num_train:,} train and {len(result.ids):,} test videos, {len(result.failed)} failed and left out; "
-        f"chance {result.chance:.4f}; features: {result.pool} of tokens",
+def _show(board: Scoreboard) -> None:
+    first = board.entries[0].results[0]
+    split = "all" if len(board.entries[0].results) > 1 else first.split
+    if len(board.entries) == 1:
+        _show_one(board.entries[0], f"{first.dataset} split {split}: {first.checkpoint}")
+    else:
+        _show_many(board, f"{first.dataset} split {split}")
+    _show_failed(board.entries[0])
+    made: dict[str, object] = {"command": board.command}
+    for entry in board.entries:
+        for result in entry.results:
+            made[f"{entry.encoder}, split {result.split}"] = ", ".join(f"{name} {digest[:16]}" for name, digest in result.digests.items())
+    console.show_pairs("Made by, from", made)
+
+
+def _show_one(entry: Entry, title: str) -> None:
+    deviations, rows = entry.deviations(), []
+    for name, figures in entry.figures().items():
+        for figure, value in figures.items():
+            spread = f"{deviations[name][figure]:.4f}" if deviations else None
+            rows.append((name, figure, f"{value:.4f}", spread, _interval(entry, name) if figure == "top1" else None))
+    shown = [row if deviations else (*row[:3], row[4]) for row in rows]
+    columns = (
+        ("protocol", "figure", "value", "deviation", "95 % of videos") if deviations else ("protocol", "figure", "value", "95 % of videos")
     )
-    if result.failed:
-        rows = [(failure.id, failure.error) for failure in result.failed[:MAX_SHOWN]]
-        more = len(result.failed) - len(rows)
-        console.show_table("Videos that could not be used", ("video", "why"), rows, caption=f"and {more} more" if more else None)
+    console.show_table(title, columns, shown, caption=_caption(entry))
+
+
+def _show_many(board: Scoreboard, title: str) -> None:
+    protocols = list(board.entries[0].results[0].probes)
+    rows = []
+    for entry in board.entries:
+        cells = []
+        for name in protocols:
+            value = next(iter(entry.figures()[name].values()))
+            cells.append(f"{value:.4f} {_interval(entry, name) or ''}".rstrip())
+        rows.append((entry.encoder, *cells))
+    heads = [f"{name} {next(iter(board.entries[0].figures()[name]))}" for name in protocols]
+    console.show_table(title, ("encoder", *heads), rows, caption=_caption(board.entries[0]) + "; in brackets: 95 % of videos drawn again")
+
+
+def _interval(entry: Entry, protocol: str) -> str | None:
+    return "[{:.3f}, {:.3f}]".format(*entry.intervals[protocol]) if protocol in entry.intervals else None
+
+
+def _caption(entry: Entry) -> str:
+    result = entry.results[0]
+    train, test, failed = (
+        ", ".join(f"{count:,}" for count in counts)
+        for counts in zip(*((part.num_train, len(part.ids), len(part.failed)) for part in entry.results), strict=True)
+    )
+    caption = f"{train} train and {test} test videos, {failed} failed and left out; chance {result.chance:.4f}; "
+    return (
+        caption
+        + f"features: {result.pool} of tokens, clips {result.clips}"
+        + (f", block {result.layer}" if result.layer else "")
+        + (f"; {result.remark}" if result.remark else "")
+    )
+
+
+def _show_failed(entry: Entry) -> None:
+    failed = list(dict.fromkeys((failure.id, failure.error) for result in entry.results for failure in result.failed))
+    if failed:
+        more = len(failed) - MAX_SHOWN
+        console.show_table(
+            "Videos that could not be used", ("video", "why"), failed[:MAX_SHOWN], caption=f"and {more} more" if more > 0 else None
+        )

@@ -86,6 +86,11 @@ class Dataset(ABC):
             seen.add(item.id)
         return items
 
+    @property
+    def remark(self) -> str:
+        """What a reader of its figures must know of its splits, if they are no official ones."""
+        return ""
+
     def pair(self, name: int | str | None = None) -> tuple[str, tuple[str, str]]:
         """A name of `pairs`, the first if none is given, and the splits that it stands for.
 

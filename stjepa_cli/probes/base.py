@@ -56,7 +56,7 @@ class Features:
             raise StjepaError("tokens and ids disagree", got=got, expected=f"float16 or float32 ({num_rows}, L, D)")
         whole = self.values.isfinite().all(dim=1).cpu()
         if self.tokens is not None and num_rows:
-            whole &= torch.cat([part.isfinite().flatten(1).all(dim=1).cpu() for part in self.tokens.split(ROWS_AT_ONCE)])
+            whole &= torch.cat([part.isfinite().flatten(1).all(dim=1).cpu() for part in torch.split(self.tokens, ROWS_AT_ONCE)])
         broken = (~whole).nonzero().flatten().tolist()
         if broken:
             raise StjepaError(

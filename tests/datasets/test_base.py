@@ -15,6 +15,7 @@ from stjepa_cli.locations import Location, is_local
 from tests.media import upload
 
 NAMES = plugins.names("datasets")
+LISTED = [name for name in NAMES if name != "folder"]  # the others have an official page and lists
 
 
 @pytest.fixture(params=NAMES)
@@ -23,8 +24,18 @@ def dataset(request: pytest.FixtureRequest) -> Dataset:
     return open_dataset(request.param, root)
 
 
-def test_both_data_sets_are_found() -> None:
-    assert {"ssv2", "ucf101"} <= set(NAMES)
+def test_all_data_sets_are_found() -> None:
+    assert {"folder", "hmdb51", "kinetics", "ssv2", "ucf101"} <= set(NAMES)
+
+
+def test_pairs_are_of_known_labelled_splits_that_share_nothing(dataset: Dataset) -> None:
+    assert dataset.pair() == next(iter(dataset.pairs.items()))
+    for name in dataset.pairs:
+        train, test = (dataset.videos(split) for split in dataset.pair(name)[1])
+        assert all(item.label is not None for item in (*train, *test))
+        assert not {item.id for item in train} & {item.id for item in test}
+    with pytest.raises(ConfigError, match="unknown split of"):
+        dataset.pair("holdout")
 
 
 def test_labels_are_dense(dataset: Dataset) -> None:
@@ -60,14 +71,14 @@ def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
         dataset.videos("holdout")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LISTED)
 def test_a_missing_root_names_the_official_page(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match=r"is not a folder.*https://") as caught:
         open_dataset(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LISTED)
 def test_a_missing_remote_root_is_the_same_sentence(bucket: Location, name: str) -> None:
     with pytest.raises(DatasetError, match=r"is not a folder.*https://") as caught:
         open_dataset(name, bucket / "nowhere")
@@ -86,7 +97,7 @@ def test_a_server_that_refuses_is_one_sentence(bucket: Location, name: str, monk
         open_dataset(name, bucket)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LISTED)
 def test_an_empty_root_names_the_missing_list(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match=r"lacks a list: there is no .*https://"):
         open_dataset(name, tmp_path)
@@ -101,7 +112,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_an_unknown_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown dataset.*ssv2"):
-        open_dataset("kinetics", tmp_path)
+        open_dataset("imagenet", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------ spread

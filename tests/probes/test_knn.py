@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.neighbors import KNeighborsClassifier
 
 from stjepa_cli.probes.base import Features
-from stjepa_cli.probes.knn import TEMPERATURE, K, KnnProbe
+from stjepa_cli.probes.knn import NEIGHBOURS, TEMPERATURE, TEMPERATURES, K, KnnProbe, choose
 
 
 def draw(num_rows: int, num_classes: int, seed: int) -> Features:
@@ -67,14 +69,53 @@ def test_the_length_of_features_does_not_matter() -> None:
 
 def test_k_shrinks_to_the_train_set() -> None:
     result = KnnProbe().fit_score(draw(7, 5, seed=7), draw(9, 5, seed=8), 5, seed=0)
-    assert result.chosen == {"k": 7.0, "temperature": 0.07}
+    assert result.chosen["k"] == 7.0
+    assert result.chosen["temperature"] == 0.07
     assert KnnProbe().fit_score(draw(50, 5, seed=7), draw(9, 5, seed=8), 5, seed=0).chosen["k"] == 20.0
 
 
 def test_a_class_without_a_vote_is_no_guess_among_five() -> None:
     train = Features(torch.ones(4, 2), torch.full((4,), 6), ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     test = Features(torch.ones(2, 2), torch.tensor([0, 6]), ("e", "f"), ("e", "f"))
-    assert KnnProbe().fit_score(train, test, 8, seed=0).figures == {"top1": 0.5, "top5": 0.5}
+    assert KnnProbe().fit_score(train, test, 8, seed=0).figures == {"top1": 0.5, "top5": 0.5, "top1_chosen": 0.5}
     three = Features(torch.ones(4, 2), torch.full((4,), 1), ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     two = Features(torch.ones(2, 2), torch.tensor([0, 1]), ("e", "f"), ("e", "f"))
-    assert KnnProbe().fit_score(three, two, 3, seed=0).figures == {"top1": 0.5, "top5": 1.0}
+    assert KnnProbe().fit_score(three, two, 3, seed=0).figures == {"top1": 0.5, "top5": 1.0, "top1_chosen": 0.5}
+
+
+def test_k_and_temperature_are_chosen_by_leaving_one_group_out_as_scikit_learn_does() -> None:
+    drawn = draw(240, 5, seed=9)
+    train = replace(drawn, groups=tuple(f"g{i % 8}" for i in range(240)))
+    k, temperature, told = choose(train, F.normalize(train.values, dim=1), 5, seed=0)
+    x, y = F.normalize(train.values, dim=1).numpy(), train.labels.numpy()
+
+    def hits(k: int, temperature: float) -> int:
+        found = 0
+        for fit, left_out in LeaveOneGroupOut().split(x, y, train.groups):
+            model = KNeighborsClassifier(
+                min(k, len(fit)), metric="cosine", algorithm="brute", weights=lambda d: torch.tensor((1 - d) / temperature).exp().numpy()
+            )
+            found += int((model.fit(x[fit], y[fit]).predict(x[left_out]) == y[left_out]).sum())
+        return found
+
+    assert told == {"left_out_videos": 240.0, "left_out_groups": 8.0, "left_out_top1": hits(k, temperature) / 240}
+    assert hits(k, temperature) == max(hits(n, t) for n in NEIGHBOURS for t in TEMPERATURES)
+
+
+def test_a_single_group_leaves_k_and_temperature_as_they_are() -> None:
+    train, test = draw(60, 5, seed=5), draw(20, 5, seed=6)
+    result = KnnProbe().fit_score(replace(train, groups=("g",) * 60), test, 5, seed=0)
+    assert (result.chosen["k_chosen"], result.chosen["temperature_chosen"], result.chosen["left_out_videos"]) == (20, 0.07, 0)
+    assert result.figures["top1_chosen"] == result.figures["top1"]
+
+
+def test_what_is_chosen_is_what_the_figure_is_of() -> None:
+    train, test = draw(300, 5, seed=3), draw(90, 5, seed=4)
+    result = KnnProbe().fit_score(train, test, 5, seed=0)
+    model = KNeighborsClassifier(
+        int(result.chosen["k_chosen"]),
+        metric="cosine",
+        algorithm="brute",
+        weights=lambda d: torch.tensor((1 - d) / result.chosen["temperature_chosen"]).exp().numpy(),
+    ).fit(train.values.numpy(), train.labels.numpy())
+    assert math.isclose(result.figures["top1_chosen"], model.score(test.values.numpy(), test.labels.numpy()))

@@ -7,16 +7,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from stjepa_cli.probes.base import Features
-from stjepa_cli.probes.linear import (
-    FINAL_TOLERANCE,
-    STRENGTHS,
-    LinearProbe,
-    choose_strength,
-    deal_groups,
-    fit_predict,
-    group_splits,
-)
+from stjepa_cli.probes.base import Features, deal_groups, group_splits
+from stjepa_cli.probes.linear import FINAL_TOLERANCE, STRENGTHS, LinearProbe, choose_strength, fit
 
 
 def draw(
@@ -31,6 +23,10 @@ def draw(
     return Features(values * torch.arange(1, 13) + 5, labels, groups, tuple(f"{side}{c}_{g}_{k}" for c, g, k in rows))
 
 
+def pairs_of(train: Features, seed: int = 0) -> list[tuple[Features, Features]]:
+    return [(train.rows(fit_rows), train.rows(held_out)) for fit_rows, held_out in group_splits(train, seed)]
+
+
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_logits_equal_scikit_learn_at_the_same_strength(strength: float) -> None:
     train, test = draw(5, 6, 8), draw(5, 2, 10, side="test", seed=1)
@@ -38,7 +34,7 @@ def test_logits_equal_scikit_learn_at_the_same_strength(strength: float) -> None
     model = LogisticRegression(C=1 / (strength * len(train)), tol=1e-8, max_iter=5000)
     model.fit(scaler.transform(train.values.double().numpy()), train.labels.numpy())
     wanted = torch.from_numpy(model.predict_proba(scaler.transform(test.values.double().numpy()))).float()
-    found = fit_predict(train, test.values, 5, strength, FINAL_TOLERANCE).softmax(dim=1)
+    found = fit(train, 5, strength, FINAL_TOLERANCE).predict(test.values)
     assert torch.allclose(found, wanted, atol=5e-3)
     assert (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean() >= 0.99
 
@@ -47,7 +43,7 @@ def test_the_probe_is_refitted_on_all_of_train_at_the_chosen_strength() -> None:
     train, test = draw(4, 6, 3), draw(4, 2, 5, side="test", seed=1)
     result = LinearProbe().fit_score(train, test, 4, seed=0)
     order = torch.tensor(sorted(range(len(train)), key=lambda row: train.ids[row]))
-    logits = fit_predict(train.rows(order), test.values, 4, result.chosen["strength"], FINAL_TOLERANCE)
+    logits = fit(train.rows(order), 4, result.chosen["strength"], FINAL_TOLERANCE).logits(test.values)
     assert result.scores is not None
     assert torch.equal(result.scores, logits.softmax(dim=1))
     assert result.figures == {"top1": (logits.argmax(dim=1) == test.labels).double().mean().item(), "top5": 1.0}
@@ -65,24 +61,24 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 def test_no_group_is_ever_on_both_sides(num_groups: int, shared: bool) -> None:
     train = draw(4, num_groups, 3, shared=shared)
     for seed in range(5):
-        for fit, held_out in group_splits(train, seed):
-            assert len(fit)
+        for fitted, held_out in pairs_of(train, seed):
+            assert len(fitted)
             assert len(held_out)
-            assert not set(fit.groups) & set(held_out.groups)
-            assert len(fit) + len(held_out) == len(train)
+            assert not set(fitted.groups) & set(held_out.groups)
+            assert len(fitted) + len(held_out) == len(train)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_with_groups_enough_a_fifth_is_held_out_once_with_every_class_on_both_sides(shared: bool) -> None:
     train = draw(4, 10, 2, shared=shared)
-    ((fit, held_out),) = group_splits(train, seed=0)
+    ((fitted, held_out),) = pairs_of(train)
     assert len(held_out) == len(train) / 5
-    assert set(fit.labels.tolist()) == set(held_out.labels.tolist()) == {0, 1, 2, 3}
+    assert set(fitted.labels.tolist()) == set(held_out.labels.tolist()) == {0, 1, 2, 3}
 
 
 def test_with_too_few_groups_each_is_held_out_in_its_turn() -> None:
     train = draw(3, 3, 2, shared=True)
-    pairs = list(group_splits(train, seed=0))
+    pairs = pairs_of(train)
     assert sorted(group for _, held_out in pairs for group in set(held_out.groups)) == ["g0", "g1", "g2"]
     chosen = choose_strength(train, seed=0)
     assert chosen["folds"] == 3
@@ -92,7 +88,7 @@ def test_with_too_few_groups_each_is_held_out_in_its_turn() -> None:
 
 def test_a_single_group_leaves_nothing_to_choose_on() -> None:
     train = draw(3, 1, 4, shared=True)
-    assert list(group_splits(train, seed=0)) == []
+    assert pairs_of(train) == []
     assert choose_strength(train, seed=0) == {"strength": 0.01, "folds": 0.0}
 
 
@@ -108,8 +104,8 @@ def test_each_class_is_spread_over_the_folds_and_the_seed_decides_how() -> None:
 def test_the_chosen_strength_is_the_best_on_held_out_groups() -> None:
     train = draw(4, 10, 4, noise=3.0)
     chosen = choose_strength(train, seed=0)
-    ((fit, held_out),) = group_splits(train, seed=0)
-    shares = [float((fit_predict(fit, held_out.values, 4, s, 1e-4).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS]
+    ((fitted, held_out),) = pairs_of(train)
+    shares = [float((fit(fitted, 4, s, 1e-4).logits(held_out.values).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS]
     assert chosen["strength"] == STRENGTHS[shares.index(max(shares))]
     assert chosen["held_out_top1"] == pytest.approx(max(shares))
 

@@ -1,0 +1,66 @@
+"""What can be scored, by the names that people type: checkpoints, releases, teachers, and the baselines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from stjepa_cli import plugins
+from stjepa_cli.checkpoint import list_checkpoints, newest_checkpoint, read_header
+from stjepa_cli.encoders import Encoder, StudentEncoder, TeacherEncoder
+from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.pixels import PixelEncoder
+from stjepa_cli.releases import MODEL_TYPE
+from stjepa_cli.student import Student
+from stjepa_cli.teachers.base import open_teacher
+
+UNTRAINED = "untrained"
+PIXELS = PixelEncoder.name
+
+
+def open_contender(name: str, *, device: torch.device, run: Path, clip: ClipSpec | None = None) -> Encoder:
+    """The encoder of a name.
+
+    Args:
+        name: a checkpoint, a folder of checkpoints (its newest), a folder of an exported student, `untrained`, `pixels`, a
+            teacher that needs no weights (`hog`), or a folder or Hugging Face id of any other teacher.
+        device: where it computes.
+        run: a checkpoint, or a folder of checkpoints, whose student `untrained` is at step 0.
+        clip: the clips of what it is compared with, for those that take any.
+
+    Raises:
+        CheckpointError: a checkpoint or release that is missing, damaged, or of another shape.
+        TeacherError: no such teacher.
+    """
+    path = Path(name)
+    if name == PIXELS:
+        return PixelEncoder(clip or ClipSpec())
+    if name == UNTRAINED:
+        return StudentEncoder(_untrained(_checkpoint(run)).to(device), UNTRAINED)
+    if path.is_file() or (path.is_dir() and list_checkpoints(path)):
+        return StudentEncoder.open(_checkpoint(path), device)
+    if _is_release(path):
+        return StudentEncoder(Student.from_pretrained(path).to(device), name)
+    free = name in plugins.names("teachers") and plugins.load("teachers", name).built_in
+    return TeacherEncoder(open_teacher(name, clip=clip if free else None, device=device))
+
+
+def _checkpoint(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" or path.is_file() else newest_checkpoint(path)
+
+
+def _untrained(checkpoint: Path) -> Student:
+    """The student of a run before its first step: the same sizes, the same draw."""
+    header = read_header(checkpoint)
+    student = Student(header.run.student, header.clip, torch.Generator().manual_seed(header.run.seed))
+    return student.eval().requires_grad_(False)
+
+
+def _is_release(path: Path) -> bool:
+    try:
+        found = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == MODEL_TYPE

@@ -1,0 +1,166 @@
+"""Several encoders on several splits in one table, with intervals, and with what it takes to make it again."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stjepa_cli.datasets.base import Dataset
+from stjepa_cli.encoders import Encoder
+from stjepa_cli.evaluation import PROTOCOLS, EvaluationResult, score
+from stjepa_cli.features import FeatureStore
+from stjepa_cli.nouns import ClipSpec
+
+ALL = "all"
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+Open = Callable[[ClipSpec | None], Encoder]
+"""Opens an encoder; is given the clips of the first one, for those that take any."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoder.
+
+    Attributes:
+        results: one for each split.
+        intervals: 95 % bootstrap interval over test videos of top-1, by protocol; of the mean over the splits.
+    """
+
+    results: tuple[EvaluationResult, ...]
+    intervals: dict[str, tuple[float, float]]
+
+    @property
+    def encoder(self) -> str:
+        """Its name."""
+        return self.results[0].checkpoint
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Each protocol's figures, means over the splits."""
+        return self._over_splits(statistics.fmean)
+
+    def deviations(self) -> dict[str, dict[str, float]]:
+        """The sample deviation of each figure over the splits; nothing where there is one."""
+        return self._over_splits(statistics.stdev) if len(self.results) > 1 else {}
+
+    def _over_splits(self, combine: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+        return {
+            name: {figure: combine([result.probes[name].figures[figure] for result in self.results]) for figure in probe.figures}
+            for name, probe in self.results[0].probes.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """That of the only result; of several, means, deviations, and each result below `splits`."""
+        intervals = {"intervals": {name: list(ends) for name, ends in self.intervals.items()}}
+        if len(self.results) == 1:
+            return self.results[0].to_json() | intervals
+        first = self.results[0]
+        return {
+            "dataset": first.dataset,
+            "split": ALL,
+            "checkpoint": first.checkpoint,
+            **self.figures(),
+            "deviations": self.deviations(),
+            **intervals,
+            "chance": first.chance,
+            "splits": [result.to_json() for result in self.results],
+        }
+
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """What was compared, in the order in which it was named.
+
+    Attributes:
+        command: what makes it again, empty if no command made it.
+    """
+
+    entries: tuple[Entry, ...]
+    command: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry as itself, several below `entries`."""
+        made = {"resamples": RESAMPLES, "command": self.command}
+        if len(self.entries) == 1:
+            return self.entries[0].to_json() | made
+        first = self.entries[0].to_json()
+        return {"dataset": first["dataset"], "split": first["split"], "entries": [entry.to_json() for entry in self.entries]} | made
+
+
+def contest(
+    encoders: Sequence[Open],
+    dataset: Dataset,
+    open_store: Callable[[Encoder], FeatureStore],
+    *,
+    split: str | None = None,
+    protocols: Sequence[str] = PROTOCOLS,
+    limit: int | None = None,
+    seed: int = 0,
+    command: str = "",
+) -> Scoreboard:
+    """Score encoders on a split or, for `all`, on each that the data set has.
+
+    Args:
+        encoders: opened one after the other, so that only one is in memory.
+        dataset: labelled.
+        open_store: of an encoder's features.
+        split: one of `dataset.pairs`, `all`, or None for the first.
+        protocols: names of probes.
+        limit: at most so many train and so many test videos of a split.
+        seed: of what the probes and the intervals draw.
+        command: what makes it again.
+
+    Raises:
+        StjepaError: as `evaluation.evaluate`.
+    """
+    splits = list(dataset.pairs) if split == ALL else [dataset.pair(split)[0]]
+    clip: ClipSpec | None = None
+    entries = []
+    for open_encoder in encoders:
+        encoder = open_encoder(clip)
+        clip = clip or encoder.clip
+        store = open_store(encoder)
+        results = tuple(score(store, dataset, split=name, protocols=protocols, limit=limit, seed=seed) for name in splits)
+        entries.append(Entry(results, _intervals(results, seed)))
+    return Scoreboard(tuple(entries), command)
+
+
+def bootstrap(hits: Sequence[Tensor], seed: int) -> tuple[float, float]:
+    """The percentile interval of a share of hits, drawn again with replacement 1,000 times (Efron, 1979).
+
+    Args:
+        hits: bool (R,) of each split; the share is the mean over the splits.
+        seed: of the draws; the same for every encoder, so that they are compared on the same draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.zeros(RESAMPLES, dtype=torch.float64)
+    for i in range(RESAMPLES):
+        draws = [part[torch.randint(len(part), (len(part),), generator=generator)] for part in hits]
+        shares[i] = sum(draw.double().mean() for draw in draws) / len(draws)
+    ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
+    low, high = shares.quantile(ends).tolist()
+    return low, high
+
+
+def _intervals(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
+    """Of each protocol that scores classes."""
+    found = {}
+    for name in results[0].probes:
+        hits = [_hits(result, name) for result in results]
+        if all(len(part) for part in hits):
+            found[name] = bootstrap(hits, seed)
+    return found
+
+
+def _hits(result: EvaluationResult, protocol: str) -> Tensor:
+    """Whether the best class is the true one, bool (R,); empty where the protocol scores no classes."""
+    scores = result.probes[protocol].scores
+    if scores is None:
+        return torch.zeros(0, dtype=torch.bool)
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, 0] == torch.tensor(result.truths)
