@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,15 +86,28 @@ def joined(device: str) -> Iterator[World]:
     if mine.type == "cuda":
         mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(mine)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if mine.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if mine.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store(), rank=int(os.environ["RANK"]), world_size=size)
     try:
         yield World(dist.get_rank(), size, mine)
     except (RuntimeError, dist.DistError) as error:
         if isinstance(error, StjepaError) or not _is_of_peers(error):
             raise
         raise StjepaError("another process of this run has failed or left", fix="Its own error is in its output.") from error
-    finally:
-        dist.destroy_process_group()
+    # only after success: leaving in good order waits for the others, who may be waiting for this one
+    dist.destroy_process_group()
+
+
+def _store() -> Any:
+    """Where the processes find each other, with names of its own for every restart.
+
+    After a restart torchrun hands out the same store, in which the addresses of the processes that are gone still stand: gloo
+    then waits for them, or is refused (seen in 5 of 8 restarts with torch 2.13).
+    """
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's agent serves it, else the first process does
+    store = dist.TCPStore(*place, is_master=not agent and os.environ["RANK"] == "0")  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"stjepa/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
 
 
 def _is_of_peers(error: BaseException) -> bool:

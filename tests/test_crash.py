@@ -620,7 +620,7 @@ def test_of_two_builds_of_one_part_the_second_is_told_who_holds_it(builds: Build
     wait_until_stopped(first)
     assert builds.run(folder, tmp_path / "second") == 1
     (error,) = [value for what, value in told_in(tmp_path / "second") if what == "error"]
-    assert f"another build holds a part of 1/1 of {folder}: got process {first} on " in error
+    assert f"another build holds part 1/1 of {folder}: got process {first} on " in error
     assert builds.run(folder, tmp_path / "half", part="1/2") == 1
     os.kill(first, signal.SIGCONT)
     assert builds.wait(first) == 0

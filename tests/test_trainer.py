@@ -171,9 +171,9 @@ def test_two_processes_train_the_student_of_one(run: RunConfig, tmp_path: Path) 
     assert single == pytest.approx(double, abs=1e-3)
 
 
-def test_one_process_that_fails_ends_all_with_its_error(run: RunConfig, tmp_path: Path) -> None:
-    script = tmp_path / "fails.py"
-    write_toml(tmp_path / "in.toml", run)
+def failing(run: RunConfig, script: Path, condition: str) -> list[str]:
+    """A command for torchrun: the program, in which one process fails in its third step."""
+    write_toml(script.parent / "in.toml", run)
     script.write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -181,17 +181,34 @@ def test_one_process_that_fails_ends_all_with_its_error(run: RunConfig, tmp_path
         "from stjepa_cli.errors import StjepaError\n"
         "real = trainer.Trainer._finish_step\n"
         "def fail(self, micro):\n"
-        "    if os.environ['RANK'] == '1' and self.step == 2: raise StjepaError('this one broke')\n"
+        f"    if {condition} and os.environ['RANK'] == '1' and self.step == 2: raise StjepaError('this one broke')\n"
         "    real(self, micro)\n"
         "trainer.Trainer._finish_step = fail\n"
-        f"sys.argv = ['stjepa', 'pretrain', '--config', {str(tmp_path / 'in.toml')!r}]\n"
+        f"sys.argv = ['stjepa', 'pretrain', '--config', {str(script.parent / 'in.toml')!r}]\n"
         "from stjepa_cli.main import main\n"
         "main()\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(torchrun, env=ENV, capture_output=True, text=True, timeout=200)
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", str(script)]
+
+
+def test_one_process_that_fails_ends_all_with_its_error(run: RunConfig, tmp_path: Path) -> None:
+    command = failing(run, tmp_path / "fails.py", "True")
+    command.remove("--max-restarts")
+    command.remove("1")
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0
     assert "error: this one broke" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_processes_that_are_restarted_go_on_from_the_last_checkpoint(run: RunConfig, tmp_path: Path, attempt: int) -> None:
+    run = replace(run, checkpoint_every="2")
+    command = failing(run, tmp_path / "fails.py", "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0'")
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on with" in done.stderr
+    assert steps(run)[-1] == 12
 
 
 def test_a_step_with_fewer_clips_than_processes_and_parts_is_refused(run: RunConfig) -> None:
