@@ -82,6 +82,9 @@ def joined(device: str) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, pick_device(device))
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set", fix="Start it with torchrun, or unset WORLD_SIZE.")
     mine = pick_device(device)
     if mine.type == "cuda":
         mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -107,7 +107,8 @@ class Trainer:
         micro: list[tuple[Loss, int]] = []
         with self.progress.task("pretrain", total=self.last_step - self.step, unit="steps") as task:
             for batch in self.meter.waiting(on_device(self.feed.batches(self._requests()), self.world.device)):
-                micro.append((self._descend(module, batch, last=len(micro) + 1 == len(self.share)), len(batch.rows)))
+                first, last = not micro, len(micro) + 1 == len(self.share)
+                micro.append((self._descend(module, batch, first=first, last=last), len(batch.rows)))
                 if len(micro) == len(self.share):
                     self._finish_step(micro)
                     micro = []
@@ -135,13 +136,16 @@ class Trainer:
     def _blocks(self) -> list[nn.Module]:
         return [part for part in self.objective.modules() if isinstance(part, (FactorizedBlock, JointBlock))]
 
-    def _descend(self, module: nn.Module, batch: Batch, *, last: bool) -> Loss:
-        """Add the gradient of a micro-batch; if blocks cannot be compiled, say so once and go on without."""
+    def _descend(self, module: nn.Module, batch: Batch, *, first: bool, last: bool) -> Loss:
+        """Add the gradient of a micro-batch; if blocks cannot be compiled, say so once and go on without.
+
+        Only at the first of a step: a later one would lose the gradients that the earlier ones have added.
+        """
         try:
             return self._backward(module, batch, last=last)
         except Exception as error:
             compiled = [block for block in self._blocks() if block._compiled_call_impl is not None]
-            if self._warned or not compiled or not _is_of_compiler(error):
+            if not first or not compiled or not _is_of_compiler(error):
                 raise
             for block in compiled:
                 block._compiled_call_impl = None

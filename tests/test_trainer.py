@@ -216,6 +216,14 @@ def test_a_step_with_fewer_clips_than_processes_and_parts_is_refused(run: RunCon
         pretrain(replace(run, accumulate=5))
 
 
+def test_a_world_without_an_address_is_told(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2 but RANK, MASTER_ADDR, MASTER_PORT is not set\. Start it with torchrun"):
+        pretrain(run)
+
+
 # ---- recipes --------------------------------------------------------------------------------------------------------
 
 
