@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,3 +155,10 @@ def test_help_imports_nothing_heavy() -> None:
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts/architecture.md"])
+def test_every_module_is_in_the_picture(page: str) -> None:
+    text = (PACKAGE.parent / page).read_text()
+    names = [path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
