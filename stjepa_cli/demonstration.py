@@ -20,6 +20,7 @@ from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.devices import pick_device
 from stjepa_cli.encoders import Encoder, StudentEncoder, TeacherEncoder
 from stjepa_cli.errors import StjepaError, storage_errors
+from stjepa_cli.features import Extraction
 from stjepa_cli.layouts import write_ssv2, write_ucf101
 from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.teachers.base import open_teacher
@@ -137,9 +138,8 @@ def _score(out: Path, ucf101: Path, teacher: str, steps: int, recipe: Recipe, pr
     scored = {}
     for name, encoder in encoders.items():
         dataset = open_dataset("ucf101", ucf101)
-        result = evaluation.evaluate(
-            encoder, dataset, pool=recipe.pool, batch_size=64, workers=2, device=device, seed=recipe.seed, progress=progress
-        )
+        extraction = Extraction(recipe.pool, batch_size=64, workers=2)
+        result = evaluation.evaluate(encoder, dataset, extraction, device=device, seed=recipe.seed, progress=progress)
         evaluation.write_report(result, out / "reports" / name.replace(" ", "_"))
         scored[name] = result.to_json()
     return scored

@@ -11,8 +11,8 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +20,39 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset, VideoItem, spread
-from stjepa_cli.encoders import POOLS, Encoder, Failure, StudentEncoder, TeacherEncoder, at_layer
+from stjepa_cli.encoders import Encoder, Failure, StudentEncoder
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
-from stjepa_cli.features import FeatureStore, features_digest, list_digest
+from stjepa_cli.features import DEFAULT, Extraction, FeatureStore, features_digest, list_digest
 from stjepa_cli.files import write_atomic
-from stjepa_cli.nouns import digest
+from stjepa_cli.heads import HeadCard
+from stjepa_cli.nouns import ClipSpec, digest
 from stjepa_cli.pictures import write_confusion
 from stjepa_cli.plans import parse_plan
-from stjepa_cli.probes.base import Features, ProbeResult, build
+from stjepa_cli.probes.base import Features, Probe, ProbeResult, Sources, VideoProbe, build
 from stjepa_cli.progress import SILENT, Progress
-
-__all__ = [
-    "POOLS",
-    "PROTOCOLS",
-    "Encoder",
-    "EvaluationResult",
-    "Failure",
-    "StudentEncoder",
-    "TeacherEncoder",
-    "evaluate",
-    "open_store",
-    "score",
-    "write_report",
-]
 
 NUM_GUESSES = 5
 PROTOCOLS = ("knn", "linear", "retrieval")
+
+Settings = Mapping[str, Any]
+NO_SETTINGS: Settings = {}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What figures were made of.
+
+    Attributes:
+        clip: how a clip was cut.
+        items: the listed videos by id, those that failed too.
+        train: features of the train videos that were used.
+        test: of those that were scored, in the order of the result.
+    """
+
+    clip: ClipSpec
+    items: Mapping[str, VideoItem]
+    train: Features
+    test: Features
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class EvaluationResult:
         digests: sha256 of the encoder's weights and geometry, of the train and test lists, and of the features.
         remark: what must be known of the split, empty where it is an official one.
         layer: block that gave the tokens, None for the encoder's own.
+        sampling: how the frames of a clip were taken, `uniform` or `dense`.
+        evidence: what the figures were made of, for pictures; None where nobody needs it.
     """
 
     dataset: str
@@ -85,6 +94,8 @@ class EvaluationResult:
     digests: dict[str, str] = field(default_factory=dict)
     remark: str = ""
     layer: int | None = None
+    sampling: str = "uniform"
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     @property
     def chance(self) -> float:
@@ -103,6 +114,7 @@ class EvaluationResult:
             "chosen": {name: result.chosen for name, result in self.probes.items() if result.chosen},
             "pool": self.pool,
             "clips": self.clips,
+            "sampling": self.sampling,
             "layer": self.layer,
             "digests": self.digests,
             **({"remark": self.remark} if self.remark else {}),
@@ -113,16 +125,11 @@ class EvaluationResult:
 def evaluate(
     encoder: Encoder,
     dataset: Dataset,
+    extraction: Extraction = DEFAULT,
     *,
     split: int | str | None = None,
     protocols: Sequence[str] = PROTOCOLS,
     limit: int | None = None,
-    pool: str = "mean",
-    clips: str = "1x1",
-    layer: int | None = None,
-    features: Path | None = None,
-    batch_size: int = 8,
-    workers: int = 2,
     device: torch.device,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -132,66 +139,21 @@ def evaluate(
     Args:
         encoder: frozen, on `device`.
         dataset: labelled.
+        extraction: how features are made, and where they are kept.
         split: one of `dataset.pairs`, None for the first.
         protocols: names of probes.
         limit: at most so many train and so many test videos, spread over the classes.
-        pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D);
-            `tokens`: all of them for probes that take tokens, and their mean for the others.
-        clips: which clips of each video, `plans.parse_plan`; their features are averaged.
-        layer: block of a student whose tokens are taken, from 1 or, negative, from the end; None for the last.
-        features: folder where features are kept and looked for, None for none.
-        batch_size: clips that the encoder sees at once; changes no figure.
-        workers: threads that decode; likewise.
         device: where the encoder is.
         seed: of what the probes draw.
         progress: listener.
 
     Raises:
-        ConfigError: an unknown protocol, pool, split or clip plan, or a size below 1.
+        ConfigError: an unknown protocol, split or block, or one that does not suit the encoder or the features.
         DatasetError: a list is unusable, a video has no label, or train and test share a video or a source.
         StjepaError: no video of one side could be used, or a feature is not finite.
     """
-    store = open_store(
-        encoder,
-        dataset.name,
-        pool=pool,
-        clips=clips,
-        layer=layer,
-        features=features,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        progress=progress,
-    )
+    store = FeatureStore(encoder, dataset.name, extraction, device=device, progress=progress)
     return score(store, dataset, split=split, protocols=protocols, limit=limit, seed=seed)
-
-
-def open_store(
-    encoder: Encoder,
-    dataset: str,
-    *,
-    pool: str = "mean",
-    clips: str = "1x1",
-    layer: int | None = None,
-    features: Path | None = None,
-    batch_size: int = 8,
-    workers: int = 2,
-    device: torch.device,
-    progress: Progress = SILENT,
-) -> FeatureStore:
-    """The features of a data set by an encoder, for `score`; arguments and errors are those of `evaluate`."""
-    _check_settings(pool, batch_size, workers)
-    return FeatureStore(
-        at_layer(encoder, layer),
-        dataset,
-        plan=parse_plan(clips),
-        pool=pool,
-        device=device,
-        folder=features,
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-    )
 
 
 def score(
@@ -202,13 +164,14 @@ def score(
     protocols: Sequence[str] = PROTOCOLS,
     limit: int | None = None,
     seed: int = 0,
+    settings: Settings = NO_SETTINGS,
 ) -> EvaluationResult:
-    """Score the features of a store on a split, extracting what it lacks; arguments and errors are those of `evaluate`."""
+    """Score the features of a store on a split, extracting what it lacks; arguments and errors are those of `evaluate`.
+
+    `settings` are those of protocols that are not to have their own, by name.
+    """
     started = time.perf_counter()
-    probes = {name: build(name, store.device) for name in protocols}  # a wrong name is told before hours of decoding
-    hungry = [name for name, probe in probes.items() if probe.takes_tokens and store.pool != "tokens"]
-    if hungry:
-        raise ConfigError(f"{hungry[0]} takes single tokens", got=f"pool {store.pool}", expected="tokens", fix="Type `--pool tokens`.")
+    probes = _probes(protocols, store, settings)  # a wrong name is told before hours of decoding
     name, (train_split, test_split) = dataset.pair(split)
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
@@ -217,6 +180,10 @@ def score(
     _refuse_empty(train, failed_train, train_split)
     test, failed_test = store.take(test_items, test_split)
     _refuse_empty(test, failed_test, test_split)
+    items = {item.id: item for item in (*train_items, *test_items)}
+    for probe in probes.values():
+        if isinstance(probe, VideoProbe):
+            probe.sources = _sources(store, probe, items)
     results = {name: probe.fit_score(train, test, len(dataset.classes), seed) for name, probe in probes.items()}
     return EvaluationResult(
         dataset=dataset.name,
@@ -228,9 +195,10 @@ def score(
         ids=test.ids,
         truths=tuple(test.labels.tolist()),
         failed=(*failed_train, *failed_test),
-        probes=results,
+        probes={name: _named(result, store, dataset.classes) for name, result in results.items()},
         seconds=time.perf_counter() - started,
         clips=str(store.plan),
+        sampling=store.clip.sampling,
         digests={
             "encoder": store.spec.encoder,
             "lists": digest([list_digest(train_items), list_digest(test_items)]),
@@ -238,7 +206,44 @@ def score(
         },
         remark=dataset.remark,
         layer=store.spec.layer,
+        evidence=Evidence(store.clip, items, replace(train, tokens=None), replace(test, tokens=None)),
     )
+
+
+def _probes(protocols: Sequence[str], store: FeatureStore, settings: Settings) -> dict[str, Probe]:
+    """The probes, each of which can be fed by the store."""
+    probes = {name: build(name, store.device, settings.get(name)) for name in protocols}
+    for name, probe in probes.items():
+        if probe.takes_tokens and store.pool != "tokens":
+            raise ConfigError(f"{name} takes single tokens", got=f"pool {store.pool}", expected="tokens", fix="Type `--pool tokens`.")
+        if isinstance(probe, VideoProbe) and not isinstance(store.encoder, StudentEncoder):
+            raise ConfigError(f"{name} trains a student", got=store.encoder.name, expected="a checkpoint or an exported student")
+    return probes
+
+
+def _sources(store: FeatureStore, probe: VideoProbe, items: Mapping[str, VideoItem]) -> Sources:
+    assert isinstance(store.encoder, StudentEncoder)  # checked with the probes
+    plan = store.plan if store.plan.num_clips > 1 else replace(parse_plan(probe.test_clips), sampling=store.clip.sampling)
+    return Sources(
+        store.encoder.student,
+        items,
+        store.clip,
+        plan.fit(store.encoder.clip),
+        store.extraction.batch_size,
+        store.extraction.workers,
+        store.progress,
+    )
+
+
+def _named(result: ProbeResult, store: FeatureStore, classes: tuple[str, ...]) -> ProbeResult:
+    """A result whose head says what it belongs to."""
+    if result.head is None:
+        return result
+    encoder = store.encoder if result.student is None else StudentEncoder(result.student, store.encoder.name)
+    pool = "tokens" if result.head.kind == "attentive" else "mean" if result.student or store.pool == "tokens" else store.pool
+    layer = None if result.student else store.spec.layer
+    card = HeadCard(store.encoder.name, encoder.digest, store.clip, pool, classes, str(store.plan), layer)
+    return replace(result, head=replace(result.head, card=card))
 
 
 def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
@@ -331,13 +336,6 @@ def _best(scores: Tensor, classes: Sequence[str]) -> list[str]:
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     cells = [cell for place, score in found if score > 0 for cell in (classes[place], f"{score:.6f}")][: 2 * NUM_GUESSES]
     return cells + [""] * (2 * NUM_GUESSES - len(cells))
-
-
-def _check_settings(pool: str, batch_size: int, workers: int) -> None:
-    if pool not in POOLS:
-        raise ConfigError("unknown pool", got=repr(pool), expected="one of " + ", ".join(POOLS))
-    if min(batch_size, workers) < 1:
-        raise ConfigError("batch size and workers must be at least 1", got=f"{batch_size} and {workers}")
 
 
 def _refuse_empty(features: Features, failed: Sequence[Failure], split: str) -> None:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +28,8 @@ from torch import Tensor
 from stjepa_cli.checkpoint import read_metadata, read_tensors, write_tensors
 from stjepa_cli.config import to_dict
 from stjepa_cli.datasets.base import VideoItem
-from stjepa_cli.encoders import Decoded, Encoder, Failure, encode_videos
-from stjepa_cli.errors import CheckpointError
+from stjepa_cli.encoders import POOLS, Decoded, Encoder, Failure, at_layer, encode_videos
+from stjepa_cli.errors import CheckpointError, ConfigError, storage_errors
 from stjepa_cli.locations import Location, is_local
 from stjepa_cli.nouns import ClipSpec, digest, software_versions
 from stjepa_cli.plans import ONE_CLIP, ClipPlan
@@ -38,8 +41,45 @@ SHARD_SECONDS = 60.0
 HEADER = "stjepa_features"
 ABSENT = "absent"
 
+IN_MEMORY_BYTES = 1 << 30
+"""Tokens of one list up to this size are held in memory."""
+
 _EDGE_BYTES = 1 << 16
 Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are made, and where they are kept.
+
+    Attributes:
+        pool: `mean` of all tokens (F = D), or `time`: mean over space, time steps side by side (F = t * D); `tokens`: all of
+            them for the probes that take tokens, and their mean for the others.
+        plan: which clips of each video.
+        layer: block of a student whose tokens are taken, from 1 or, negative, from the end; None for the last.
+        folder: where features are kept and looked for, None for memory alone.
+        batch_size: clips that the encoder sees at once; changes no figure.
+        workers: threads that decode; likewise.
+
+    Raises:
+        ConfigError: an unknown pool, or a size below 1.
+    """
+
+    pool: str = "mean"
+    plan: ClipPlan = ONE_CLIP
+    layer: int | None = None
+    folder: Path | None = None
+    batch_size: int = 8
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise ConfigError("unknown pool", got=repr(self.pool), expected="one of " + ", ".join(POOLS))
+        if min(self.batch_size, self.workers) < 1:
+            raise ConfigError("batch size and workers must be at least 1", got=f"{self.batch_size} and {self.workers}")
+
+
+DEFAULT = Extraction()
 
 
 @dataclass(frozen=True)
@@ -73,33 +113,35 @@ class FeatureStore:
     Args:
         encoder: frozen, on `device`.
         dataset: name of the data set.
-        plan: which clips of each video.
-        pool: how tokens become features.
+        extraction: how features are made, and where they are kept.
         device: where the encoder is.
-        folder: where features are kept, None for memory alone.
-        batch_size: clips that the encoder sees at once; changes no figure.
-        workers: threads that decode; likewise.
         progress: listener; told of files that cannot be used.
+
+    Attributes:
+        encoder: giving the tokens of the block that was asked for.
+        plan: which clips, with the number of frames that the encoder takes.
+        clip: how a clip is cut.
+        spec: what decides the features.
+
+    Raises:
+        ConfigError: the encoder has no such block, or takes clips of another length.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         dataset: str,
+        extraction: Extraction = DEFAULT,
         *,
-        plan: ClipPlan = ONE_CLIP,
-        pool: str = "mean",
         device: torch.device,
-        folder: Path | None = None,
-        batch_size: int = 8,
-        workers: int = 2,
         progress: Progress = SILENT,
     ) -> None:
-        self.encoder, self.plan, self.pool, self.device = encoder, plan.fit(encoder.clip), pool, device
-        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+        self.encoder, self.extraction, self.device, self.progress = at_layer(encoder, extraction.layer), extraction, device, progress
+        self.plan, self.pool = extraction.plan.fit(encoder.clip), extraction.pool
+        self.clip = self.plan.cut(encoder.clip)
         arithmetic = f"{device.type} {'bfloat16' if device.type == 'cuda' else 'float32'}"
-        self.spec = FeatureSpec(encoder.digest, dataset, encoder.clip, str(self.plan), pool, arithmetic, encoder.layer)
-        self.folder = None if folder is None else folder / digest(to_dict(self.spec))
+        self.spec = FeatureSpec(encoder.digest, dataset, self.clip, str(self.plan), self.pool, arithmetic, self.encoder.layer)
+        self.folder = None if extraction.folder is None else extraction.folder / digest(to_dict(self.spec))
         self._rows: dict[Key, Tensor] = {}
         self._errors: dict[Key, str] = {}
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
@@ -123,19 +165,25 @@ class FeatureStore:
         self._extract([item for item in items if not self._knows(keys[item.id])], keys, name)
         kept = [item for item in items if keys[item.id] in self._rows]
         rows = [self._rows[keys[item.id]] for item in kept]
-        tokens = torch.stack([row.flatten(0, 1) for row in rows]) if rows and self.pool == "tokens" else None
+        clips = torch.stack([row.float() if row.ndim == 2 else row.float().mean(dim=1) for row in rows]) if rows else torch.zeros(0, 1, 0)
         features = Features(
-            torch.stack([row.flatten(0, -2).float().mean(dim=0) for row in rows]) if rows else torch.zeros(0, 0),
+            clips.mean(dim=1),
             torch.tensor([-1 if item.label is None else item.label for item in kept], dtype=torch.int64),
             tuple(item.group or item.id for item in kept),
             tuple(item.id for item in kept),
-            tokens,
+            self._side_by_side(rows) if rows and self.pool == "tokens" else None,
+            clips if clips.shape[1] > 1 else None,
         )
         return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
 
-    def clips(self, item: VideoItem) -> Tensor:
-        """(C, F): the features of each clip of a video that `take` has given, to average scores instead of features."""
-        return self._rows[item.id, fingerprint(item.path)]
+    def _side_by_side(self, rows: Sequence[Tensor]) -> Tensor:
+        """Tokens (C, N, D) of videos as one tensor (R, C * N, D): in a file without a name where they are too many for memory."""
+        shape = (len(rows), rows[0].shape[0] * rows[0].shape[1], rows[0].shape[2])
+        num_bytes = math.prod(shape) * rows[0].element_size()
+        table = _unnamed(self.folder, shape, rows[0].dtype) if num_bytes > IN_MEMORY_BYTES else torch.empty(shape, dtype=rows[0].dtype)
+        for place, row in enumerate(rows):
+            table[place] = row.flatten(0, 1)
+        return table
 
     def _knows(self, key: Key) -> bool:
         return key in self._rows or key in self._errors
@@ -163,8 +211,8 @@ class FeatureStore:
             items,
             self.plan,
             pool=self.pool,
-            batch_size=self.batch_size,
-            workers=self.workers,
+            batch_size=self.extraction.batch_size,
+            workers=self.extraction.workers,
             device=self.device,
         )
 
@@ -186,7 +234,10 @@ class FeatureStore:
         }
         content = _content(header, values)
         header |= {"digest": content, "encoder": self.encoder.name, "software": software_versions()}
-        write_tensors(self.folder / f"{content[:16]}.safetensors", {"values": values}, {HEADER: json.dumps(header, sort_keys=True)})
+        path = self.folder / f"{content[:16]}.safetensors"
+        write_tensors(path, {"values": values}, {HEADER: json.dumps(header, sort_keys=True)})
+        if self.pool == "tokens":  # from now on they are the file's pages, which the system may drop
+            self._rows |= {key: row for (key, _), row in zip(rows, read_tensors(path)["values"], strict=True)}
 
     def _load(self, path: Path) -> None:
         """Take the rows of a file, or say why it is not used."""
@@ -241,10 +292,20 @@ def features_digest(*sides: Features) -> str:
     found = hashlib.sha256()
     for side in sides:
         found.update(json.dumps([side.ids, side.labels.tolist(), side.groups]).encode())
-        found.update(side.values.contiguous().numpy().data)
-        if side.tokens is not None:
-            found.update(side.tokens.contiguous().numpy().data)
+        for part in (side.values, side.clips, side.tokens):
+            if part is not None:
+                found.update(part.contiguous().numpy().data)
     return found.hexdigest()
+
+
+def _unnamed(folder: Path | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in a file that is gone as soon as nobody uses it."""
+    place = folder or Path(tempfile.gettempdir())
+    with storage_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place) as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)  # a full disk is told now, not by a signal
+            return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
 
 def _content(header: dict[str, Any], values: Tensor) -> str:

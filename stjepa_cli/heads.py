@@ -28,9 +28,11 @@ class HeadCard:
     Attributes:
         encoder: name of the frozen encoder.
         encoder_digest: of its weights; a head is of no use with others.
-        clip: the clips that the encoder takes.
+        clip: how clips were cut.
         features: how its tokens became features: `mean`, `time`, or `tokens`.
         classes: C names, in the order of class numbers.
+        plan: which clips of a video were scored, `16x5x3`.
+        layer: block of the encoder that gave the tokens, None for its own.
     """
 
     encoder: str
@@ -38,6 +40,8 @@ class HeadCard:
     clip: ClipSpec
     features: str
     classes: tuple[str, ...]
+    plan: str = "1x1"
+    layer: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stjepa_cli.errors import ConfigError
 from stjepa_cli.nouns import ClipSpec, CropBox
@@ -20,11 +20,15 @@ class ClipPlan:
         temporal: clips along time.
         spatial: crops along the long side of the frame.
         num_frames: frames of a clip, None for the encoder's own.
+        sampling: `uniform` or `dense`, None for the encoder's own.
+        stride: frames between two taken ones, for `dense`; None for the encoder's own.
     """
 
     temporal: int = 1
     spatial: int = 1
     num_frames: int | None = None
+    sampling: str | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.temporal, self.spatial) < 1:
@@ -44,7 +48,15 @@ class ClipPlan:
         if self.num_frames not in (None, spec.num_frames):
             fix = f"Type `--clips {self.temporal}x{self.spatial}` for the encoder's own."
             raise ConfigError("the encoder takes clips of another length", got=self.num_frames, expected=spec.num_frames, fix=fix)
-        return ClipPlan(self.temporal, self.spatial, spec.num_frames)
+        return replace(self, num_frames=spec.num_frames)
+
+    def cut(self, spec: ClipSpec) -> ClipSpec:
+        """How a clip is cut, for an encoder whose own clips are cut by `spec`.
+
+        Raises:
+            ConfigError: no such sampling, or a stride that is none.
+        """
+        return replace(spec, sampling=self.sampling or spec.sampling, stride=self.stride or spec.stride)
 
     def __str__(self) -> str:
         return "x".join(str(size) for size in (self.num_frames, self.temporal, self.spatial) if size is not None)
@@ -71,7 +83,7 @@ def plan_clips(spec: ClipSpec, plan: ClipPlan, *, num_frames: int, height: int, 
     """Frames and squares of the clips of a video: all crops of the first moment, then those of the next.
 
     Args:
-        spec: how one clip is cut.
+        spec: how one clip is cut, unless the plan says otherwise.
         plan: how many.
         num_frames: of the video, at least 1.
         height: of its frames as shown, in pixels.
@@ -80,7 +92,7 @@ def plan_clips(spec: ClipSpec, plan: ClipPlan, *, num_frames: int, height: int, 
     Returns:
         C pairs of T ascending frame indices and a square as large as the short side; 1x1 is the centre view of `views`.
     """
-    crops = _crops(plan.spatial, height, width)
+    spec, crops = plan.cut(spec), _crops(plan.spatial, height, width)
     return tuple((_frames(spec, k, plan.temporal, num_frames), crop) for k in range(plan.temporal) for crop in crops)
 
 

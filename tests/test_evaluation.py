@@ -19,7 +19,8 @@ from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
 from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, encode_videos, pooled
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
-from stjepa_cli.evaluation import EvaluationResult, confusion, evaluate, open_store, refuse_leaks, write_report
+from stjepa_cli.evaluation import EvaluationResult, confusion, evaluate, refuse_leaks, write_report
+from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec, TokenGrid
 from stjepa_cli.plans import ONE_CLIP, ClipPlan
 from stjepa_cli.probes.base import ProbeResult
@@ -76,7 +77,7 @@ class TestEvaluate:
         assert not {"linear", "retrieval"} & set(found)
 
     def test_figures_depend_on_neither_batch_size_nor_threads_nor_run(self, dataset: Dataset, result: EvaluationResult) -> None:
-        other = evaluate(tiny_encoder(), dataset, split=1, batch_size=5, workers=1, device=CPU)
+        other = evaluate(tiny_encoder(), dataset, extraction=Extraction(batch_size=5, workers=1), split=1, device=CPU)
         for name, probe in result.probes.items():
             assert other.probes[name].figures == probe.figures
             if probe.scores is not None:
@@ -84,7 +85,7 @@ class TestEvaluate:
 
     def test_a_built_in_teacher_is_scored_in_the_same_way(self, dataset: Dataset) -> None:
         teacher = open_teacher("hog", clip=SPEC, device=CPU)
-        found = evaluate(TeacherEncoder(teacher), dataset, protocols=["knn"], pool="time", device=CPU).to_json()
+        found = evaluate(TeacherEncoder(teacher), dataset, Extraction("time"), protocols=["knn"], device=CPU).to_json()
         assert found["checkpoint"] == "hog"
         assert found["videos"] == {"train": 9, "test": 3, "failed": []}
 
@@ -117,16 +118,16 @@ class TestEvaluate:
         [
             ({"protocols": ["knn", "oracle"]}, "unknown probe: got 'oracle', expected one of .*knn, linear, retrieval"),
             ({"protocols": ["attentive1"]}, "attentive1 takes single tokens: got pool mean, expected tokens"),
-            ({"clips": "5x"}, "no such clip plan"),
-            ({"pool": "max"}, "unknown pool: got 'max', expected one of mean, time"),
-            ({"batch_size": 0}, "must be at least 1"),
+            ({"extraction": {"pool": "max"}}, "unknown pool: got 'max', expected one of mean, time"),
+            ({"extraction": {"batch_size": 0}}, "must be at least 1"),
+            ({"extraction": {"plan": ClipPlan(sampling="random")}}, "unknown sampling: got 'random'"),
             ({"split": 4}, "unknown split"),
             ({"limit": 0}, "limit must be at least 1"),
         ],
     )
     def test_wrong_settings_are_refused_before_any_work(self, dataset: Dataset, options: dict[str, Any], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            evaluate(tiny_encoder(), dataset, device=CPU, **options)
+            evaluate(tiny_encoder(), dataset, Extraction(**options.pop("extraction", {})), device=CPU, **options)
 
     def test_an_encoder_that_gives_nan_is_named(self, dataset: Dataset) -> None:
         encoder = tiny_encoder()
@@ -184,17 +185,18 @@ class TestEncodeVideos:
         assert torch.allclose(time.view(3, 1, 2, 32).mean(dim=2), mean, atol=1e-6)
 
     def test_tokens_are_kept_whole_and_clips_stand_side_by_side(self, dataset: Dataset) -> None:
-        store = open_store(tiny_encoder(), "ucf101", pool="tokens", clips="2x1", device=CPU)
+        store = FeatureStore(tiny_encoder(), "ucf101", Extraction("tokens", ClipPlan(2, 1)), device=CPU)
         found, _ = store.take(dataset.videos("test1"))
         assert found.tokens is not None
         assert (found.tokens.shape, found.tokens.dtype) == ((3, 2 * SPEC.grid.num_tokens, 32), torch.float16)
-        means = open_store(tiny_encoder(), "ucf101", clips="2x1", device=CPU).take(dataset.videos("test1"))[0].values
+        means = FeatureStore(tiny_encoder(), "ucf101", Extraction(plan=ClipPlan(2, 1)), device=CPU).take(dataset.videos("test1"))[0].values
         assert torch.allclose(found.values, means, atol=1e-3)
 
     def test_blocks_are_counted_from_either_end_and_the_last_is_the_student(self, dataset: Dataset) -> None:
         items = dataset.videos("test1")
         values = {
-            layer: open_store(tiny_encoder(), "ucf101", layer=layer, device=CPU).take(items)[0].values for layer in (None, 1, 2, -2, -1)
+            layer: FeatureStore(tiny_encoder(), "ucf101", Extraction(layer=layer), device=CPU).take(items)[0].values
+            for layer in (None, 1, 2, -2, -1)
         }
         assert torch.equal(values[1], values[-2])
         assert torch.equal(values[2], values[-1])
@@ -202,9 +204,9 @@ class TestEncodeVideos:
         assert not torch.allclose(values[1], values[2], atol=1e-3)
         for layer in (0, 3, -3):
             with pytest.raises(ConfigError, match=r"no such block: got .*, expected 1 to 2"):
-                open_store(tiny_encoder(), "ucf101", layer=layer, device=CPU)
+                FeatureStore(tiny_encoder(), "ucf101", Extraction(layer=layer), device=CPU)
         with pytest.raises(ConfigError, match="only students"):
-            open_store(TeacherEncoder(open_teacher("hog", clip=SPEC, device=CPU)), "ucf101", layer=1, device=CPU)
+            FeatureStore(TeacherEncoder(open_teacher("hog", clip=SPEC, device=CPU)), "ucf101", Extraction(layer=1), device=CPU)
 
     def test_pooling_is_worked_by_hand(self) -> None:
         tokens = torch.arange(8, dtype=torch.float16).view(1, 4, 2)  # two time steps of two tokens

@@ -18,7 +18,7 @@ from stjepa_cli.checkpoint import read_metadata, read_tensors, write_tensors
 from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
 from stjepa_cli.encoders import StudentEncoder, TeacherEncoder
-from stjepa_cli.features import HEADER, FeatureStore, fingerprint
+from stjepa_cli.features import HEADER, Extraction, FeatureStore, fingerprint
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.plans import ClipPlan
 from stjepa_cli.progress import SILENT, Progress, Task
@@ -71,7 +71,7 @@ def items(dataset: Dataset, tmp_path: Path) -> list[VideoItem]:
 
 
 def store(folder: Path | None, encoder: StudentEncoder | None = None, progress: Progress = SILENT, **options: Any) -> FeatureStore:
-    return FeatureStore(encoder or Counting(), "ucf101", device=CPU, folder=folder, progress=progress, **options)
+    return FeatureStore(encoder or Counting(), "ucf101", Extraction(folder=folder, **options), device=CPU, progress=progress)
 
 
 def files(folder: Path) -> list[Path]:
@@ -142,8 +142,12 @@ def test_a_teacher_is_told_by_its_weights_and_not_by_its_name() -> None:
 def test_clips_are_kept_and_their_mean_is_the_feature(items: list[VideoItem], tmp_path: Path) -> None:
     kept = store(tmp_path / "f", plan=ClipPlan(2, 3))
     found, _ = kept.take(items[:2])
-    assert kept.clips(items[0]).shape == (6, 32)
-    assert torch.equal(kept.clips(items[0]).mean(dim=0), found.values[0])
+    assert found.clips is not None
+    assert found.clips.shape == (2, 6, 32)
+    assert torch.equal(found.clips.mean(dim=1), found.values)
+    by_clip = found.by_clip()
+    assert torch.equal(by_clip.values, found.clips.view(12, 32))
+    assert (by_clip.groups[:6], by_clip.ids[5], by_clip.labels.tolist()) == ((found.groups[0],) * 6, f"{found.ids[0]} 005", [0] * 12)
 
 
 def test_a_video_that_failed_stays_failed_until_its_file_changes(items: list[VideoItem], tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from stjepa_cli.contenders import open_contender
 from stjepa_cli.datasets.base import Dataset, open_dataset
 from stjepa_cli.encoders import Encoder, StudentEncoder
 from stjepa_cli.errors import CheckpointError, ConfigError, TeacherError
-from stjepa_cli.evaluation import open_store
-from stjepa_cli.features import FeatureStore
+from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.pixels import PixelEncoder
 from stjepa_cli.plugins import load
@@ -44,7 +43,7 @@ def dataset(tiny_ucf101: Path) -> Dataset:
 
 
 def store(encoder: Encoder, folder: Path | None = None) -> FeatureStore:
-    return open_store(encoder, "ucf101", device=CPU, features=folder)
+    return FeatureStore(encoder, "ucf101", Extraction(folder=folder), device=CPU)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +80,12 @@ def _register(name: str, scored: Scored) -> None:
         ] = None,
         clips: Annotated[
             str,
-            typer.Option(
-                help="Clips of a video: temporal x spatial, or frames x temporal x spatial (16x5x3); their features are averaged."
-            ),
+            typer.Option(help="Clips of a video: temporal x spatial, or frames x temporal x spatial (16x5x3); their scores are averaged."),
         ] = "1x1",
+        sampling: Annotated[
+            str | None, typer.Option(help="Frames of a clip: uniform over the video, or dense. [default: as the encoder was trained]")
+        ] = None,
+        stride: Annotated[int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame. [default: 4]")] = None,
         layer: Annotated[int | None, typer.Option(help="Block of a student, from 1, or negative from the end. [default: the last]")] = None,
         pool: Annotated[
             str, typer.Option(help="mean: over all tokens. time: over space, time steps side by side. tokens: for probes that take tokens.")
@@ -106,24 +108,23 @@ def _register(name: str, scored: Scored) -> None:
             from stjepa_cli.datasets.base import open_dataset
             from stjepa_cli.devices import pick_device
             from stjepa_cli.encoders import StudentEncoder
-            from stjepa_cli.evaluation import open_store
+            from stjepa_cli.features import Extraction, FeatureStore
+            from stjepa_cli.plans import parse_plan
             from stjepa_cli.scoreboard import contest
 
             place = pick_device(device)
+            plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
+            folder = config.features_dir(features) if cached else None
+            extraction = Extraction(pool, plan, layer, folder, batch_size, workers)
             openers = _openers(checkpoint, teacher, compare or [], place)
             dataset = open_dataset(name, config.dataset_root(name, data_root))
             board = contest(
                 openers,
                 dataset,
-                lambda encoder: open_store(
+                lambda encoder: FeatureStore(
                     encoder,
                     dataset.name,
-                    pool=pool,
-                    clips=clips,
-                    layer=layer if teacher is not None or isinstance(encoder, StudentEncoder) else None,
-                    features=config.features_dir(features) if cached else None,
-                    batch_size=batch_size,
-                    workers=workers,
+                    extraction if teacher is not None or isinstance(encoder, StudentEncoder) else replace(extraction, layer=None),
                     device=place,
                     progress=progress,
                 ),

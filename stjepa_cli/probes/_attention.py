@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from stjepa_cli.devices import autocast
 from stjepa_cli.errors import StjepaError
 from stjepa_cli.heads import Head
 from stjepa_cli.pooling import decays, initial_weights, pooled_logits, rows_at_once
-from stjepa_cli.probes.base import ROWS_AT_ONCE, Features, Probe, ProbeResult, group_splits, top_k_share
+from stjepa_cli.probes.base import ROWS_AT_ONCE, Features, Probe, ProbeResult, group_splits, scored_by_clip
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -62,16 +62,16 @@ class AttentiveProbeBase(Probe):
     settings: AttentiveSettings
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
+        train = train.by_clip()
         setting, chosen = choose(train, self.settings, seed, self.device)
         order = train.by_id()
         head = fit(train, order, (setting,), self.settings, seed, self.device).head(0, num_classes)
-        logits = head.logits(_tokens(test)).cpu()
+        logits = head.logits(_tokens(test.by_clip())).cpu()
         if logits.isnan().any():
             raise StjepaError(f"the attentive probe diverged at learning rate {setting.lr:g}", fix="Give it lower learning rates.")
-        figures = {f"top{k}": top_k_share(logits, test.labels.cpu(), k) for k in (1, 5)}
         steps = float(self.settings.num_steps(len(train)))
         chosen = {"lr": setting.lr, "weight_decay": setting.weight_decay, "steps": steps, **chosen}
-        return ProbeResult(figures, logits.softmax(dim=1), chosen, head)
+        return scored_by_clip(logits, replace(test, labels=test.labels.cpu()), chosen, head)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ from torch import Tensor
 from stjepa_cli import plugins
 from stjepa_cli.errors import StjepaError
 from stjepa_cli.heads import Head
+from stjepa_cli.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from stjepa_cli.datasets.base import VideoItem
+    from stjepa_cli.nouns import ClipSpec
+    from stjepa_cli.plans import ClipPlan
+    from stjepa_cli.student import Student
 
 ROWS_AT_ONCE = 512
 NUM_FOLDS = 5
@@ -32,7 +40,9 @@ class Features:
         labels: int64 (R,), class numbers.
         groups: R names of what must never be split between fitting and choosing (videos cut from one source).
         ids: R names of videos.
-        tokens: float16 or float32 (R, L, D), finite, for the probes that look at single tokens; may be mapped from a file.
+        tokens: float16 or float32 (R, C * N, D), finite, for the probes that look at single tokens, the clips of a video side
+            by side; may be mapped from a file.
+        clips: float32 (R, C, F), whose mean over C clips is `values`; None where a video has one.
 
     Raises:
         StjepaError: shapes that do not agree, or a value that is not finite; the message names the first video.
@@ -43,6 +53,7 @@ class Features:
     groups: tuple[str, ...]
     ids: tuple[str, ...]
     tokens: Tensor | None = None
+    clips: Tensor | None = None
 
     def __post_init__(self) -> None:
         num_rows = len(self.ids)
@@ -54,6 +65,10 @@ class Features:
         if self.tokens is not None and (self.tokens.ndim != 3 or len(self.tokens) != num_rows or not self.tokens.is_floating_point()):
             got = f"{self.tokens.dtype} {tuple(self.tokens.shape)}"
             raise StjepaError("tokens and ids disagree", got=got, expected=f"float16 or float32 ({num_rows}, L, D)")
+        if self.clips is not None and (self.clips.ndim != 3 or (len(self.clips), self.clips.shape[2]) != self.values.shape):
+            raise StjepaError(
+                "clips and features disagree", got=tuple(self.clips.shape), expected=f"({num_rows}, C, {self.values.shape[1]})"
+            )
         whole = self.values.isfinite().all(dim=1).cpu()
         if self.tokens is not None and num_rows:
             whole &= torch.cat([part.isfinite().flatten(1).all(dim=1).cpu() for part in torch.split(self.tokens, ROWS_AT_ONCE)])
@@ -67,12 +82,27 @@ class Features:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def num_clips(self) -> int:
+        """C, clips of each video."""
+        return 1 if self.clips is None else self.clips.shape[1]
+
+    def by_clip(self) -> Features:
+        """Each clip as a row of its own, the clips of a video one after the other: R * C rows, with the groups of their videos."""
+        count = self.num_clips
+        if self.clips is None or count == 1:
+            return self
+        groups, ids = (tuple(name for name in names for _ in range(count)) for names in (self.groups, self.ids))
+        tokens = None if self.tokens is None else self.tokens.view(len(self) * count, -1, self.tokens.shape[2])
+        ids = tuple(f"{name} {i % count:03}" for i, name in enumerate(ids))
+        return Features(self.clips.flatten(0, 1), self.labels.repeat_interleave(count), groups, ids, tokens)
+
     def rows(self, index: Tensor) -> Features:
         """The rows at `index`, int64 (K,) on the CPU."""
         places = index.tolist()
         groups, ids = (tuple(names[i] for i in places) for names in (self.groups, self.ids))
-        tokens = None if self.tokens is None else self.tokens[index]
-        return Features(self.values[index], self.labels[index], groups, ids, tokens)
+        tokens, clips = (None if part is None else part[index] for part in (self.tokens, self.clips))
+        return Features(self.values[index], self.labels[index], groups, ids, tokens, clips)
 
     def by_id(self) -> Tensor:
         """int64 (R,): where the rows are, in the order of their ids."""
@@ -89,12 +119,14 @@ class ProbeResult:
             None where the protocol ranks videos and not classes.
         chosen: settings, those that were fixed and those that were chosen, and on what.
         head: what was fitted, for plain inference and without a card yet; None where nothing is fitted.
+        student: what the head takes the features of, where the protocol changed it; None for the encoder as it was.
     """
 
     figures: dict[str, float]
     scores: Tensor | None = None
     chosen: dict[str, float] = field(default_factory=dict)
     head: Head | None = None
+    student: Student | None = None
 
 
 class Probe(ABC):
@@ -104,10 +136,12 @@ class Probe(ABC):
         takes_tokens: it looks at `Features.tokens` and not at `values`, and keeps the order of ids itself: tokens are too
             large to copy.
         device: where it computes.
+        settings: of protocols that have any to give.
     """
 
     takes_tokens = False
     device = CPU
+    settings: Any
 
     def fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         """Fit on `train`, score on `test`.
@@ -136,6 +170,41 @@ class Probe(ABC):
         """The protocol itself, on checked features."""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a protocol needs that looks at the videos themselves.
+
+    Attributes:
+        student: where it starts from; it is not to be changed.
+        items: train and test videos by id.
+        clip: how a clip is cut.
+        plan: which clips of a test video are scored.
+        batch_size: clips that are scored at once; changes no figure.
+        workers: threads that decode; likewise.
+        progress: listener.
+    """
+
+    student: Student
+    items: Mapping[str, VideoItem]
+    clip: ClipSpec
+    plan: ClipPlan
+    batch_size: int = 8
+    workers: int = 2
+    progress: Progress = SILENT
+
+
+class VideoProbe(Probe):
+    """A protocol that looks at videos; features tell it which ones, and their labels.
+
+    Attributes:
+        sources: set before it fits.
+        test_clips: which clips of a test video are scored where nobody says.
+    """
+
+    sources: Sources
+    test_clips = "5x3"
+
+
 def _check_side(name: str, side: Features, num_classes: int, takes_tokens: bool) -> None:
     if not len(side):
         raise StjepaError(f"a probe needs {name} features", got="none")
@@ -154,14 +223,16 @@ def _check_widths(train: Features, test: Features) -> None:
         raise StjepaError("train and test tokens differ in width", got=f"{train.tokens.shape[2]} and {test.tokens.shape[2]}")
 
 
-def build(name: str, device: torch.device = CPU) -> Probe:
-    """The probe plug-in `name`, to compute on `device`.
+def build(name: str, device: torch.device = CPU, settings: object = None) -> Probe:
+    """The probe plug-in `name`, to compute on `device`, with other settings than its own if any are given.
 
     Raises:
         ConfigError: there is none of that name; the message lists those that exist.
     """
     probe: Probe = plugins.load("probes", name)()
     probe.device = device
+    if settings is not None:
+        probe.settings = settings
     return probe
 
 
@@ -215,6 +286,20 @@ def top_k_share(scores: Tensor, labels: Tensor, k: int) -> float:
     best = scores.sort(dim=1, descending=True, stable=True)
     hits = (best.indices[:, :k] == labels[:, None]) & best.values[:, :k].isfinite()
     return hits.any(dim=1).double().mean().item()
+
+
+def scored_by_clip(logits: Tensor, test: Features, chosen: dict[str, float], head: Head) -> ProbeResult:
+    """Top-1 and top-5 of a head, with the scores of a video's clips averaged.
+
+    Args:
+        logits: float (R * C, K), of each clip, videos one after the other; -inf for classes that are never the answer.
+        test: R videos of C clips each, on the device of `logits`.
+        chosen: settings.
+        head: what gave them.
+    """
+    scores = logits.softmax(dim=1).view(len(test), -1, logits.shape[1]).mean(dim=1)
+    guesses = logits if len(logits) == len(test) else scores.masked_fill(scores == 0, -torch.inf)  # logits tell more apart
+    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head)
 
 
 def nearest(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -22,15 +22,20 @@ MAX_ASKING = 20_000  # train videos that are left out to choose; more of them ch
 
 
 class KnnProbe(Probe):
-    """Each test video takes the votes of its k nearest train videos, weighted by exp(similarity / temperature)."""
+    """Each clip of a test video takes the votes of its k nearest train videos, weighted by exp(similarity / temperature)."""
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         gallery = F.normalize(train.values, dim=1)
-        similarity, rows = nearest(F.normalize(test.values, dim=1), gallery, max(NEIGHBOURS))
+        similarity, rows = nearest(F.normalize(test.by_clip().values, dim=1), gallery, max(NEIGHBOURS))
         labels = train.labels[rows]
-        scores = vote(similarity[:, :K], labels[:, :K], num_classes, TEMPERATURE)
+
+        def votes(k: int, temperature: float) -> Tensor:
+            of_clips = vote(similarity[:, :k], labels[:, :k], num_classes, temperature)
+            return of_clips.view(len(test), -1, num_classes).mean(dim=1)
+
+        scores = votes(K, TEMPERATURE)
         k, temperature, told = choose(train, gallery, num_classes, seed)
-        best = vote(similarity[:, :k], labels[:, :k], num_classes, temperature)
+        best = votes(k, temperature)
         figures = {f"top{n}": top_k_share(_guesses(scores), test.labels, n) for n in (1, 5)}
         figures["top1_chosen"] = top_k_share(_guesses(best), test.labels, 1)
         fixed = {"k": float(min(K, len(train))), "temperature": TEMPERATURE}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.heads import Head
-from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, top_k_share
+from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, scored_by_clip
 
 STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 UNCHOSEN_STRENGTH = 0.01
@@ -22,14 +22,13 @@ FINAL_TOLERANCE = 1e-5
 
 
 class LinearProbe(Probe):
-    """One linear layer; the features stay as they are."""
+    """One linear layer; the features stay as they are. It is fitted on clips, and scores of a test video's clips are averaged."""
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
+        train = train.by_clip()
         chosen = choose_strength(train, seed)
         head = fit(train, num_classes, chosen["strength"], FINAL_TOLERANCE)
-        logits = head.logits(test.values)
-        figures = {f"top{k}": top_k_share(logits, test.labels, k) for k in (1, 5)}
-        return ProbeResult(figures, logits.softmax(dim=1), chosen, head)
+        return scored_by_clip(head.logits(test.by_clip().values), test, chosen, head)
 
 
 def choose_strength(train: Features, seed: int) -> dict[str, float]:

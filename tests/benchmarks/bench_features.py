@@ -29,7 +29,7 @@ from torch import Tensor
 from stjepa_cli.config import PRESETS
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.encoders import StudentEncoder
-from stjepa_cli.features import FeatureStore
+from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.student import Student
 from tests.benchmarks.bench_decode import make_videos
@@ -66,7 +66,7 @@ def measure(paths: Sequence[Path], folder: Path, rounds: int) -> tuple[list[Row]
     items = [VideoItem(path.stem, path, 0, None) for path in paths]
 
     def take(kept: Path | None) -> Tensor:
-        store = FeatureStore(encoder, "bench", device=CPU, folder=kept, batch_size=BATCH, workers=1)
+        store = FeatureStore(encoder, "bench", Extraction(folder=kept, batch_size=BATCH, workers=1), device=CPU)
         return store.take(items)[0].values
 
     def take_and_keep() -> None:
