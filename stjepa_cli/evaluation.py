@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from stjepa_cli.datasets.base import Dataset, VideoItem, spread
 from stjepa_cli.encoders import Encoder, Failure, StudentEncoder
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
-from stjepa_cli.features import DEFAULT, Extraction, FeatureStore, features_digest, list_digest
+from stjepa_cli.features import ABSENT, DEFAULT, Extraction, FeatureStore, features_digest, list_digest
 from stjepa_cli.files import write_atomic
 from stjepa_cli.heads import HeadCard
 from stjepa_cli.nouns import ClipSpec, digest
@@ -176,6 +176,7 @@ def score(
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
     train_items, test_items = spread(train_items, limit), spread(test_items, limit)
+    told = refuse_twins(train_items, test_items, store.fingerprint, official=dataset.official)
     train, failed_train = store.take(train_items, train_split)
     _refuse_empty(train, failed_train, train_split)
     test, failed_test = store.take(test_items, test_split)
@@ -204,7 +205,7 @@ def score(
             "lists": digest([list_digest(train_items), list_digest(test_items)]),
             "features": features_digest(train, test),
         },
-        remark=dataset.remark,
+        remark="; ".join(filter(None, (dataset.remark, told))),
         layer=store.spec.layer,
         evidence=Evidence(store.clip, items, replace(train, tokens=None), replace(test, tokens=None)),
     )
@@ -242,7 +243,8 @@ def _named(result: ProbeResult, store: FeatureStore, classes: tuple[str, ...]) -
     encoder = store.encoder if result.student is None else StudentEncoder(result.student, store.encoder.name)
     pool = "tokens" if result.head.kind == "attentive" else "mean" if result.student or store.pool == "tokens" else store.pool
     layer = None if result.student else store.spec.layer
-    card = HeadCard(store.encoder.name, encoder.digest, store.clip, pool, classes, str(store.plan), layer)
+    plan = store.plan
+    card = HeadCard(store.encoder.name, encoder.digest, store.encoder.clip, pool, classes, str(plan), plan.sampling, plan.stride, layer)
     return replace(result, head=replace(result.head, card=card))
 
 
@@ -257,6 +259,25 @@ def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
         both = sorted({str(key(item)) for item in test if key(item) in seen})
         if both:
             raise DatasetError(f"train and test share {len(both)} of their {what}s", got=both[0], fix="Put back the official split files.")
+
+
+def refuse_twins(train: Sequence[VideoItem], test: Sequence[VideoItem], fingerprint: Callable[[VideoItem], str], *, official: bool) -> str:
+    """Refuse a split whose test videos lie under other names in train; official lists are as they are, and it is said.
+
+    Returns:
+        what is to be said, empty if there is nothing.
+
+    Raises:
+        DatasetError: the same file is on both sides of lists that are nobody's standard; the message names a pair.
+    """
+    known = {fingerprint(item): item for item in train}
+    both = [(known[mark], item) for item in test if (mark := fingerprint(item)) in known and mark != ABSENT]
+    if not both:
+        return ""
+    pair = f"{both[0][0].id} and {both[0][1].id}"
+    if not official:
+        raise DatasetError(f"train and test share {len(both)} files under two names", got=pair, fix="Leave one of each pair out.")
+    return f"the official lists have {len(both)} files on both sides under two names, first {pair}"
 
 
 def _id(item: VideoItem) -> str | None:

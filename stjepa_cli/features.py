@@ -144,6 +144,7 @@ class FeatureStore:
         self.folder = None if extraction.folder is None else extraction.folder / digest(to_dict(self.spec))
         self._rows: dict[Key, Tensor] = {}
         self._errors: dict[Key, str] = {}
+        self._marks: dict[Location, str] = {}
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
             self._load(path)
 
@@ -161,7 +162,7 @@ class FeatureStore:
         Raises:
             StjepaError: a feature is not finite, or the disk is full.
         """
-        keys = {item.id: (item.id, fingerprint(item.path)) for item in items}
+        keys = {item.id: (item.id, self.fingerprint(item)) for item in items}
         self._extract([item for item in items if not self._knows(keys[item.id])], keys, name)
         kept = [item for item in items if keys[item.id] in self._rows]
         rows = [self._rows[keys[item.id]] for item in kept]
@@ -175,6 +176,12 @@ class FeatureStore:
             clips if clips.shape[1] > 1 else None,
         )
         return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
+
+    def fingerprint(self, item: VideoItem) -> str:
+        """That of a video's file, read once."""
+        if item.path not in self._marks:
+            self._marks[item.path] = fingerprint(item.path)
+        return self._marks[item.path]
 
     def _side_by_side(self, rows: Sequence[Tensor]) -> Tensor:
         """Tokens (C, N, D) of videos as one tensor (R, C * N, D): in a file without a name where they are too many for memory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,10 +28,11 @@ class HeadCard:
     Attributes:
         encoder: name of the frozen encoder.
         encoder_digest: of its weights; a head is of no use with others.
-        clip: how clips were cut.
+        clip: the clips that the encoder takes.
         features: how its tokens became features: `mean`, `time`, or `tokens`.
         classes: C names, in the order of class numbers.
         plan: which clips of a video were scored, `16x5x3`.
+        sampling, stride: how their frames were taken, where not as the clips that the encoder takes.
         layer: block of the encoder that gave the tokens, None for its own.
     """
 
@@ -41,6 +42,8 @@ class HeadCard:
     features: str
     classes: tuple[str, ...]
     plan: str = "1x1"
+    sampling: str | None = None
+    stride: int | None = None
     layer: int | None = None
 
 
@@ -71,6 +74,11 @@ class Head:
     labels: Tensor
     num_classes: int
     card: HeadCard | None = None
+
+    def to(self, device: torch.device) -> Head:
+        """The same head, to compute on a device."""
+        weights = {name: weight.to(device) for name, weight in self.weights.items()}
+        return replace(self, weights=weights, mean=self.mean.to(device), std=self.std.to(device), labels=self.labels.to(device))
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores float32 (R, C) of features (R, F) or tokens (R, L, D); -inf for classes that were not in train.

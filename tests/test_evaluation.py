@@ -113,6 +113,35 @@ class TestEvaluate:
         with pytest.raises(DatasetError, match=r"train and test share 1 of their groups: got .*g02"):
             evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), device=CPU)
 
+    def test_a_test_video_under_another_name_in_train_is_refused_or_said(
+        self, tiny_folder: Path, broken_ucf101: Path, tmp_path: Path
+    ) -> None:
+        root = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
+        shutil.copy(videos(root / "test", "*.mp4")[0], root / "train" / "down" / "again.mp4")
+        with pytest.raises(DatasetError, match=r"share 1 files under two names: got train/down/again and .*Leave one of each pair out"):
+            evaluate(tiny_encoder(), open_dataset("folder", root), device=CPU)
+        shutil.copy(videos(broken_ucf101, "*_g01_c01.avi")[0], videos(broken_ucf101, "*_g02_c01.avi")[0])
+        found = evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), protocols=["knn"], device=CPU).to_json()
+        assert found["remark"].startswith(
+            "the official lists have 1 files on both sides under two names, first v_ApplyEyeMakeup_g02_c01 and"
+        )
+
+    def test_scores_of_clips_are_averaged_and_a_single_clip_changes_nothing(self, dataset: Dataset, result: EvaluationResult) -> None:
+        one = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(1, 1)), device=CPU)
+        many = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(3, 1)), device=CPU)
+        assert (one.clips, many.clips, many.sampling) == ("4x1x1", "4x3x1", "uniform")
+        assert one.digests == result.digests
+        assert many.evidence is not None
+        for name in ("knn", "linear"):
+            scores = many.probes[name].scores
+            assert scores is not None
+            assert torch.allclose(scores.sum(dim=1), torch.ones(3))
+        head, clips = many.probes["linear"].head, many.evidence.test.clips
+        assert head is not None
+        assert clips is not None
+        by_hand = torch.stack([head.predict(video).mean(dim=0) for video in clips])
+        assert torch.allclose(by_hand, many.probes["linear"].scores, atol=1e-6)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

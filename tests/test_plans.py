@@ -101,3 +101,13 @@ def test_the_frames_are_the_planned_ones_in_files_without_time_stamps_too(tmp_pa
     with Video(path) as video:
         planned = frames(spec, 2, video.num_frames)
     assert [frame_numbers(clip) for clip in read_clips(path, spec, ClipPlan(2, 1))] == [list(found) for found in planned]
+
+
+def test_a_plan_can_ask_for_another_sampling_than_the_encoders() -> None:
+    dense = ClipPlan(3, sampling="dense", stride=2)
+    assert dense.fit(SPEC).cut(SPEC) == DENSE
+    assert ClipPlan().cut(DENSE) == DENSE
+    planned = plan_clips(SPEC, dense, num_frames=16, height=8, width=8)
+    assert planned == plan_clips(DENSE, ClipPlan(3), num_frames=16, height=8, width=8)
+    with pytest.raises(ConfigError, match="unknown sampling: got 'sparse'"):
+        ClipPlan(sampling="sparse").cut(SPEC)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli import config, console
+from stjepa_cli import config, console, locations
 from stjepa_cli.commands import options
 from stjepa_cli.progress import Progress
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stjepa_cli.encoders import Encoder
     from stjepa_cli.evaluation import EvaluationResult
     from stjepa_cli.nouns import ClipSpec
+    from stjepa_cli.prediction import Predictions
     from stjepa_cli.scoreboard import Entry, Scoreboard
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
@@ -102,6 +103,9 @@ def _register(name: str, scored: Scored) -> None:
         device: options.Device = "auto",
         seed: Annotated[int, typer.Option(min=0, help="Of what the probes and the intervals draw.")] = 0,
         out: Annotated[Path | None, typer.Option(help="Folder of the report. [default: beside the checkpoint]")] = None,
+        save_head: Annotated[
+            bool, typer.Option("--save-head", help="Keep what was fitted in that folder, for `stjepa infer video`.")
+        ] = False,
         as_json: options.Json = False,
     ) -> None:
         def call(progress: Progress) -> Scoreboard:
@@ -110,8 +114,11 @@ def _register(name: str, scored: Scored) -> None:
             from stjepa_cli.encoders import StudentEncoder
             from stjepa_cli.features import Extraction, FeatureStore
             from stjepa_cli.plans import parse_plan
+            from stjepa_cli.prediction import check_heads
             from stjepa_cli.scoreboard import contest
 
+            if save_head:
+                check_heads(protocol or PROTOCOLS)
             place = pick_device(device)
             plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
             folder = config.features_dir(features) if cached else None
@@ -134,7 +141,7 @@ def _register(name: str, scored: Scored) -> None:
                 seed=seed,
                 command=shlex.join(["stjepa", *sys.argv[1:]]),
             )
-            _write_reports(board, out, progress)
+            _write_reports(board, out, save_head, progress)
             return board
 
         console.run_command(call, render=_show, as_json=as_json, payload=_payload)
@@ -161,6 +168,55 @@ def _split_option(scored: Scored) -> Any:
 
 def _split_help(scored: Scored) -> str:
     return "Official split; all: mean and deviation over them." if "all" in scored.splits else "What the probes are tested on."
+
+
+@app.command()
+def video(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Video files or URLs.")],
+    head: Annotated[
+        Path | None, typer.Option(help="A saved head, or a folder for the newest below it. [default: the newest of the reports]")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="The head's encoder, where it has moved: checkpoint, folder or id.")] = None,
+    clips: Annotated[str | None, typer.Option(help="Clips of a video, 16x5x3. [default: those that the head was scored on]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print of each video.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
+    workers: options.Workers = 4,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """The likeliest classes of video files, by a head that `--save-head` kept.
+
+    Example: stjepa infer video holiday.mp4
+    """
+
+    def call(progress: Progress) -> Predictions:
+        from stjepa_cli.devices import pick_device
+        from stjepa_cli.prediction import predict
+
+        run = config.checkpoints_dir()
+        return predict(
+            [locations.location(file) for file in files],
+            head or run / "reports",
+            encoder=encoder,
+            clips=clips,
+            top=top,
+            run=run,
+            batch_size=batch_size,
+            workers=workers,
+            device=pick_device(device),
+            progress=progress,
+        )
+
+    console.run_command(call, render=_show_predictions, as_json=as_json, succeeded=lambda result: result.whole)
+
+
+def _show_predictions(found: Predictions) -> None:
+    for prediction in found.videos:
+        if prediction.error:
+            console.say(f"error: {prediction.error}", style="bold red")
+        else:
+            console.show_table(prediction.video, ("class", "score"), [(guess.name, f"{guess.score:.4f}") for guess in prediction.top])
+    console.show_pairs("Answered by", {"head": found.head, "encoder": found.encoder, "clips": found.clips})
 
 
 for _name, _scored in DATASETS.items():
@@ -193,14 +249,15 @@ def _student(checkpoint: Path, device: torch.device) -> Callable[[ClipSpec | Non
     return lambda _: StudentEncoder.open(checkpoint, device)
 
 
-def _write_reports(board: Scoreboard, out: Path | None, progress: Progress) -> None:
+def _write_reports(board: Scoreboard, out: Path | None, save_head: bool, progress: Progress) -> None:
     from stjepa_cli.evaluation import write_report
+    from stjepa_cli.prediction import save_heads
 
     results = [result for entry in board.entries for result in entry.results]
     for result in results:
         own = _report_folder(result)
         folder = own if out is None else out if len(results) == 1 else out / own.name
-        for path in write_report(result, folder):
+        for path in (*write_report(result, folder), *(save_heads(result, folder) if save_head else ())):
             progress.note(f"wrote {path}")
 
 

@@ -35,6 +35,7 @@ class Folder(Dataset):
     how_to_get: ClassVar[str] = "Name a folder that holds train/<class>/<video> and test/<class>/<video>, or <class>/<video>."
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {"test": ("train", "test")}
+    official = False
 
     def list_file(self, split: str) -> Location:
         """There is no list: the folder of the split, or the root."""

@@ -59,6 +59,7 @@ class AttentiveProbeBase(Probe):
     """
 
     takes_tokens = True
+    gives_head = True
     settings: AttentiveSettings
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:

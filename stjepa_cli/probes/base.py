@@ -136,10 +136,12 @@ class Probe(ABC):
         takes_tokens: it looks at `Features.tokens` and not at `values`, and keeps the order of ids itself: tokens are too
             large to copy.
         device: where it computes.
+        gives_head: it fits something that can be kept for plain inference.
         settings: of protocols that have any to give.
     """
 
     takes_tokens = False
+    gives_head = False
     device = CPU
     settings: Any
 

@@ -24,6 +24,8 @@ FINAL_TOLERANCE = 1e-5
 class LinearProbe(Probe):
     """One linear layer; the features stay as they are. It is fitted on clips, and scores of a test video's clips are averaged."""
 
+    gives_head = True
+
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         train = train.by_clip()
         chosen = choose_strength(train, seed)

@@ -12,7 +12,7 @@ from sklearn.metrics import top_k_accuracy_score
 from stjepa_cli import plugins
 from stjepa_cli.errors import ConfigError, StjepaError
 from stjepa_cli.probes._attention import AttentiveProbeBase, Setting
-from stjepa_cli.probes.base import Features, Probe, build, highest, nearest, top_k_share
+from stjepa_cli.probes.base import Features, Probe, VideoProbe, build, highest, nearest, top_k_share
 
 
 def make_features(num_rows: int, *, num_classes: int = 4, dim: int = 6, noise: float = 1.0, side: str = "train", seed: int = 0) -> Features:
@@ -46,7 +46,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", plugins.names("probes"))
+ON_FEATURES = [name for name in plugins.names("probes") if not issubclass(plugins.load("probes", name), VideoProbe)]
+
+
+@pytest.mark.parametrize("name", ON_FEATURES)
 class TestEveryProbe:
     """The contract; a new probe is found here by itself."""
 
@@ -113,7 +116,8 @@ class TestEveryProbe:
 
 def test_an_unknown_probe_is_refused_with_those_that_exist() -> None:
     with pytest.raises(
-        ConfigError, match="unknown probe: got 'quadratic', expected one of attentive, attentive1, fewshot, knn, linear, retrieval"
+        ConfigError,
+        match="unknown probe: got 'quadratic', expected one of attentive, attentive1, fewshot, finetune, knn, linear, retrieval",
     ):
         build("quadratic")
 

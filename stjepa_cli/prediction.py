@@ -1,0 +1,177 @@
+"""Use case: what is in these videos? A saved head on its frozen encoder, for files that belong to no data set.
+
+```text
+files -> clips -> encoder (frozen) -> features -> head -> shares of belief, averaged over the clips of a file
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stjepa_cli import plugins
+from stjepa_cli.contenders import open_contender
+from stjepa_cli.datasets.base import VideoItem
+from stjepa_cli.encoders import at_layer, encode_videos
+from stjepa_cli.errors import CheckpointError, ConfigError, VideoError
+from stjepa_cli.evaluation import EvaluationResult
+from stjepa_cli.heads import Head, HeadCard, load_head, read_card, save_head
+from stjepa_cli.locations import Location
+from stjepa_cli.plans import parse_plan
+from stjepa_cli.progress import SILENT, Progress
+
+PREFIX = "head_"
+TOP = 5
+_MAKE_ONE = "Type `stjepa infer ucf101 --save-head` to fit one and keep it."
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and the share of belief in it, 0 to 1."""
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of a video.
+
+    Attributes:
+        video: the file, as it was named.
+        top: the likeliest classes, best first; empty if the file cannot be used.
+        error: why it cannot, else empty.
+    """
+
+    video: str
+    top: tuple[Guess, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers of one head.
+
+    Attributes:
+        head: the file that it was saved in.
+        encoder: name of the encoder that it belongs to.
+        clips: which clips of each video were scored.
+        videos: in the order in which they were named.
+    """
+
+    head: str
+    encoder: str
+    clips: str
+    videos: tuple[Prediction, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every file could be used."""
+        return not any(video.error for video in self.videos)
+
+
+def check_heads(protocols: Sequence[str]) -> None:
+    """Say before anything is fitted that there will be no head to save.
+
+    Raises:
+        ConfigError: none of the protocols gives one.
+    """
+    if not any(plugins.load("probes", name).gives_head for name in protocols):
+        able = [name for name in plugins.names("probes") if plugins.load("probes", name).gives_head]
+        raise ConfigError("no protocol has a head to save", got=", ".join(protocols), expected="one of " + ", ".join(able))
+
+
+def save_heads(result: EvaluationResult, folder: Path) -> tuple[Path, ...]:
+    """Write `head_<protocol>.safetensors` for each protocol that has fitted a head, and nothing for the others.
+
+    Raises:
+        StjepaError: the disk is full or cannot be written.
+    """
+    heads = {folder / f"{PREFIX}{name}.safetensors": probe.head for name, probe in result.probes.items() if probe.head is not None}
+    for path, head in heads.items():
+        save_head(path, replace(head, card=_lasting(head.card)))
+    return tuple(heads)
+
+
+def _lasting(card: HeadCard | None) -> HeadCard | None:
+    """A card whose encoder is found from every folder."""
+    if card is None or not Path(card.encoder).exists():
+        return card
+    return replace(card, encoder=str(Path(card.encoder).resolve()))
+
+
+def newest_head(place: Path) -> Path:
+    """A file as it is; of a folder, the head below it that was written last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not place.is_dir():
+        return place
+    found = sorted(place.rglob(f"{PREFIX}*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path))
+    if not found:
+        raise CheckpointError(f"there is no saved head in {place}", fix=_MAKE_ONE)
+    return found[-1]
+
+
+def predict(
+    videos: Sequence[Location],
+    head: Path,
+    *,
+    encoder: str | None = None,
+    clips: str | None = None,
+    top: int = TOP,
+    run: Path = Path("checkpoints"),
+    batch_size: int = 8,
+    workers: int = 2,
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> Predictions:
+    """The likeliest classes of video files.
+
+    Args:
+        videos: files, of any size, rotation and rate that FFmpeg decodes.
+        head: what `save_heads` wrote, or a folder for the newest below it.
+        encoder: name of the head's encoder, where it no longer lies where it was.
+        clips: which clips of each file, `16x5x3`; None for those that the head was scored on.
+        top: classes of each.
+        run: folder of checkpoints, for the name `untrained`.
+        batch_size: clips that the encoder sees at once; changes no figure.
+        workers: threads that decode; likewise.
+        device: where it computes.
+        progress: listener.
+
+    Raises:
+        CheckpointError: no such head, or it was fitted on another encoder.
+        StjepaError: the encoder cannot be opened.
+    """
+    if top < 1:
+        raise ConfigError("at least one class is shown", got=top)
+    path = newest_head(head)
+    card = read_card(path)
+    model = at_layer(open_contender(encoder or card.encoder, device=device, run=run, clip=card.clip), card.layer)
+    fitted = load_head(path, model.name, model.digest).to(device)
+    plan = replace(parse_plan(clips or card.plan), sampling=card.sampling, stride=card.stride).fit(model.clip)
+    items = [VideoItem(str(video), video, None, None) for video in videos]
+    found = []
+    with progress.task("infer", total=len(items), unit="videos") as task:
+        for item, features in encode_videos(model, items, plan, pool=card.features, batch_size=batch_size, workers=workers, device=device):
+            if isinstance(features, VideoError):
+                found.append(Prediction(item.id, error=str(features)))
+            else:
+                found.append(Prediction(item.id, _best(fitted, features.to(device), top)))
+            task.advance(1)
+    return Predictions(str(path), model.name, str(plan), tuple(found))
+
+
+def _best(head: Head, features: Tensor, count: int) -> tuple[Guess, ...]:
+    """The likeliest classes of a video, of the features (C, F) or tokens (C, N, D) of its clips; none of those that train lacked."""
+    assert head.card is not None  # it comes from a file
+    ranked = head.predict(features).mean(dim=0).cpu().sort(descending=True, stable=True)
+    places = ranked.indices.tolist()[: min(count, len(head.labels))]
+    return tuple(Guess(head.card.classes[place], score) for place, score in zip(places, ranked.values.tolist(), strict=False))
