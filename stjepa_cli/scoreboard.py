@@ -30,7 +30,7 @@ class Entry:
 
     Attributes:
         results: one for each split.
-        intervals: 95 % bootstrap interval over test videos of top-1, by protocol; of the mean over the splits.
+        intervals: 95 % bootstrap interval over test videos of the first figure of each protocol; of the mean over the splits.
     """
 
     results: tuple[EvaluationResult, ...]
@@ -135,7 +135,7 @@ def bootstrap(hits: Sequence[Tensor], seed: int) -> tuple[float, float]:
     """The percentile interval of a share of hits, drawn again with replacement 1,000 times (Efron, 1979).
 
     Args:
-        hits: bool (R,) of each split; the share is the mean over the splits.
+        hits: bool or float (R,) of each split; the share is the mean over the splits.
         seed: of the draws; the same for every encoder, so that they are compared on the same draws.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -149,18 +149,16 @@ def bootstrap(hits: Sequence[Tensor], seed: int) -> tuple[float, float]:
 
 
 def _intervals(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
-    """Of each protocol that scores classes."""
-    found = {}
-    for name in results[0].probes:
-        hits = [_hits(result, name) for result in results]
-        if all(len(part) for part in hits):
-            found[name] = bootstrap(hits, seed)
-    return found
+    """Of the first figure of each protocol."""
+    hits = {name: [_hits(result, name) for result in results] for name in results[0].probes}
+    return {name: bootstrap(parts, seed) for name, parts in hits.items()}
 
 
 def _hits(result: EvaluationResult, protocol: str) -> Tensor:
-    """Whether the best class is the true one, bool (R,); empty where the protocol scores no classes."""
-    scores = result.probes[protocol].scores
-    if scores is None:
-        return torch.zeros(0, dtype=torch.bool)
-    return scores.sort(dim=1, descending=True, stable=True).indices[:, 0] == torch.tensor(result.truths)
+    """What each test video contributes to the first figure, float64 (R,)."""
+    probe = result.probes[protocol]
+    if probe.hits is not None:
+        return probe.hits.double()
+    assert probe.scores is not None  # a protocol has one or the other
+    best = probe.scores.sort(dim=1, descending=True, stable=True).indices[:, 0]
+    return (best == torch.tensor(result.truths)).double()

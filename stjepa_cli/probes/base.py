@@ -118,6 +118,7 @@ class ProbeResult:
         scores: float32 (R_test, C), shares of belief that sum to 1 in a row, 0 where a class was never considered;
             None where the protocol ranks videos and not classes.
         chosen: settings, those that were fixed and those that were chosen, and on what.
+        hits: float (R_test,), what each video contributes to the first figure, whose mean it is; None where `scores` tell.
         head: what was fitted, for plain inference and without a card yet; None where nothing is fitted.
         student: what the head takes the features of, where the protocol changed it; None for the encoder as it was.
     """
@@ -125,6 +126,7 @@ class ProbeResult:
     figures: dict[str, float]
     scores: Tensor | None = None
     chosen: dict[str, float] = field(default_factory=dict)
+    hits: Tensor | None = None
     head: Head | None = None
     student: Student | None = None
 
@@ -301,7 +303,7 @@ def scored_by_clip(logits: Tensor, test: Features, chosen: dict[str, float], hea
     """
     scores = logits.softmax(dim=1).view(len(test), -1, logits.shape[1]).mean(dim=1)
     guesses = logits if len(logits) == len(test) else scores.masked_fill(scores == 0, -torch.inf)  # logits tell more apart
-    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head)
+    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head=head)
 
 
 def nearest(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -24,11 +24,13 @@ class FewShotProbe(Probe):
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         fewest = int(torch.bincount(train.labels)[torch.unique(train.labels)].min())
-        figures: dict[str, float] = {}
+        figures, of_videos = dict[str, float](), list[Tensor]()
         for k in (k for k in SHOTS if k <= fewest):
-            shares = [accuracy(train.rows(draw(train, k, f"{seed}/{i}")), test) for i in range(NUM_DRAWS)]
+            hits = torch.stack([correct(train.rows(draw(train, k, f"{seed}/{i}")), test) for i in range(NUM_DRAWS)])
+            shares = hits.mean(dim=1).tolist()
             figures |= {f"k{k}": statistics.mean(shares), f"k{k}_std": statistics.stdev(shares)}
-        return ProbeResult(figures, chosen={"draws": float(NUM_DRAWS)})
+            of_videos.append(hits.mean(dim=0))
+        return ProbeResult(figures, chosen={"draws": float(NUM_DRAWS)}, hits=of_videos[0].cpu())
 
 
 def draw(train: Features, k: int, seed: str) -> Tensor:
@@ -45,16 +47,15 @@ def draw(train: Features, k: int, seed: str) -> Tensor:
     return torch.tensor(drawn)
 
 
-def accuracy(shots: Features, test: Features) -> float:
-    """Share of test videos whose nearest centroid is their class's; of equally near ones the lower class."""
+def correct(shots: Features, test: Features) -> Tensor:
+    """float64 (R,): 1 for test videos whose nearest centroid is their class's, else 0; of equally near ones the lower class."""
     mean = shots.values.mean(dim=0)
     unit = F.normalize(shots.values - mean, dim=1)
     classes, places = torch.unique(shots.labels, return_inverse=True)
     sums = unit.new_zeros(len(classes), unit.shape[1]).index_add_(0, places, unit)
     centroids = sums / torch.bincount(places)[:, None]
     nearness = F.normalize(test.values - mean, dim=1) @ centroids.T - centroids.square().sum(dim=1) / 2
-    hits = classes[nearness.argmax(dim=1)] == test.labels
-    return float(hits.double().mean())
+    return (classes[nearness.argmax(dim=1)] == test.labels).double()
 
 
 plugin = FewShotProbe

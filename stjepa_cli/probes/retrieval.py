@@ -19,7 +19,8 @@ class RetrievalProbe(Probe):
             raise StjepaError("retrieval subtracts the mean of the test set", got="a test set of 1 video", expected="2 or more")
         _, rows = nearest(centred(test.values), centred(train.values), max(RECALLS))
         hits = train.labels[rows] == test.labels[:, None]
-        return ProbeResult({f"r{k}": hits[:, :k].any(dim=1).double().mean().item() for k in RECALLS})
+        figures = {f"r{k}": hits[:, :k].any(dim=1).double().mean().item() for k in RECALLS}
+        return ProbeResult(figures, hits=hits[:, 0].double().cpu())
 
 
 def centred(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestCentroid
 
 from stjepa_cli.probes.base import Features
-from stjepa_cli.probes.fewshot import NUM_DRAWS, FewShotProbe, accuracy, draw
+from stjepa_cli.probes.fewshot import NUM_DRAWS, FewShotProbe, correct, draw
 
 
 def make(num_groups: int, clips: int, *, side: str = "train", seed: int = 0) -> Features:
@@ -45,7 +45,9 @@ def test_accuracy_equals_scikit_learn() -> None:
     shots, test = make(5, 2), make(8, 5, side="test", seed=1)
     mean = shots.values.mean(dim=0)
     model = NearestCentroid().fit(F.normalize(shots.values - mean, dim=1).numpy(), shots.labels.numpy())
-    assert accuracy(shots, test) == pytest.approx(model.score(F.normalize(test.values - mean, dim=1).numpy(), test.labels.numpy()))
+    assert float(correct(shots, test).mean()) == pytest.approx(
+        model.score(F.normalize(test.values - mean, dim=1).numpy(), test.labels.numpy())
+    )
 
 
 def test_figures_are_mean_and_deviation_over_the_draws() -> None:
@@ -53,7 +55,7 @@ def test_figures_are_mean_and_deviation_over_the_draws() -> None:
     figures = FewShotProbe().fit_score(train, test, 3, seed=7).figures
     assert list(figures) == ["k1", "k1_std", "k5", "k5_std", "k10", "k10_std"]
     ordered = train.rows(train.by_id())
-    shares = [accuracy(ordered.rows(draw(ordered, 5, f"7/{i}")), test) for i in range(NUM_DRAWS)]
+    shares = [float(correct(ordered.rows(draw(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_DRAWS)]
     assert figures["k5"] == pytest.approx(statistics.mean(shares))
     assert figures["k5_std"] == pytest.approx(statistics.stdev(shares))
     assert figures["k10"] > figures["k1"]
