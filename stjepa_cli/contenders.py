@@ -41,7 +41,7 @@ def open_contender(name: str, *, device: torch.device, run: Path, clip: ClipSpec
         return StudentEncoder(_untrained(_checkpoint(run)).to(device), UNTRAINED)
     if path.is_file() or (path.is_dir() and list_checkpoints(path)):
         return StudentEncoder.open(_checkpoint(path), device)
-    if _is_release(path):
+    if is_release(path):
         return StudentEncoder(Student.from_pretrained(path).to(device), name)
     free = name in plugins.names("teachers") and plugins.load("teachers", name).built_in
     return TeacherEncoder(open_teacher(name, clip=clip if free else None, device=device))
@@ -58,7 +58,8 @@ def _untrained(checkpoint: Path) -> Student:
     return student.eval().requires_grad_(False)
 
 
-def _is_release(path: Path) -> bool:
+def is_release(path: Path) -> bool:
+    """Whether a folder holds an exported student."""
     try:
         found = json.loads((path / "config.json").read_text())
     except (OSError, ValueError):

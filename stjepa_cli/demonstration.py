@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli import cache, evaluation, training, verification
+from stjepa_cli import cache, evaluation, results, training, verification
 from stjepa_cli.checkpoint import checkpoint_path
 from stjepa_cli.config import resolve_run
 from stjepa_cli.datasets.base import open_dataset
@@ -140,7 +140,7 @@ def _score(out: Path, ucf101: Path, teacher: str, steps: int, recipe: Recipe, pr
         dataset = open_dataset("ucf101", ucf101)
         extraction = Extraction(recipe.pool, batch_size=64, workers=2)
         result = evaluation.evaluate(encoder, dataset, extraction, device=device, seed=recipe.seed, progress=progress)
-        evaluation.write_report(result, out / "reports" / name.replace(" ", "_"))
+        results.write_report(result, out / "reports" / name.replace(" ", "_"))
         scored[name] = result.to_json()
     return scored
 

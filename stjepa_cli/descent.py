@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,11 @@ def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
     return cosine_path(step, total_steps, config.weight_decay, last)
 
 
+def the_same(name: str) -> float:
+    """The whole rate, whatever the parameter."""
+    return 1.0
+
+
 class Descent:
     """The optimizers of a module's parameters.
 
@@ -40,22 +46,24 @@ class Descent:
 
     A step whose gradient is not finite is not taken, on the device and without waiting for it: what was learned so far stays
     whole, and the loss that is read later tells.
+
+    Args:
+        module: what is trained.
+        config: of the optimizers.
+        batch_size: clips of a step, by which the rate is scaled.
+        rate_share: share of the rate that a parameter of this name learns with.
     """
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig, batch_size: int) -> None:
+    def __init__(self, module: nn.Module, config: OptimizerConfig, batch_size: int, rate_share: Callable[[str], float] = the_same) -> None:
         self.module, self.config, self.batch_size = module, config, batch_size
         named = list(module.named_parameters())
         in_blocks = [p for name, p in named if p.ndim == 2 and (".attention." in name or "_attention." in name or ".mlp." in name)]
         by_muon = set(in_blocks) if config.name == "muon" else set()
-        rest = [p for _, p in named if p not in by_muon]
-        groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "decayed": True},
-            {"params": [p for p in rest if p.ndim < 2], "decayed": False},
-        ]
-        self._adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        rest = _groups([(name, p) for name, p in named if p not in by_muon], rate_share)
+        self._adamw = torch.optim.AdamW(rest, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
         self.optimizers: list[torch.optim.Optimizer] = [self._adamw]
         if by_muon:
-            matrices = [{"params": in_blocks, "decayed": True}]
+            matrices = _groups([(name, p) for name, p in named if p in by_muon], rate_share)
             self.optimizers.append(torch.optim.Muon(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, step: int, total_steps: int) -> dict[str, Tensor | float]:
@@ -64,7 +72,7 @@ class Descent:
         decay = weight_decay(step, total_steps, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
                 group["weight_decay"] = decay if group["decayed"] else 0.0
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self._adamw.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
@@ -98,6 +106,14 @@ class Descent:
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         return next((optimizer.state[parameter] for optimizer in self.optimizers if parameter in optimizer.state), {})
+
+
+def _groups(named: list[tuple[str, nn.Parameter]], rate_share: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Parameters that learn alike: by the share of the rate, and by whether they are decayed."""
+    alike: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        alike.setdefault((rate_share(name), parameter.ndim >= 2), []).append(parameter)
+    return [{"params": parameters, "share": share, "decayed": decayed} for (share, decayed), parameters in alike.items()]
 
 
 class MovingAverage(nn.Module):

@@ -1,4 +1,4 @@
-"""Score a frozen encoder on a labelled data set: decode, encode once, run the probes, write a report.
+"""Score a frozen encoder on a labelled data set: decode, encode once, run the probes.
 
 ```text
 videos -> clips -> encoder (frozen) -> tokens (B, N, D) -> pooled features (R, F) -> probes -> figures
@@ -7,31 +7,23 @@ videos -> clips -> encoder (frozen) -> tokens (B, N, D) -> pooled features (R, F
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset, VideoItem, spread
 from stjepa_cli.encoders import Encoder, Failure, StudentEncoder
-from stjepa_cli.errors import ConfigError, DatasetError, StjepaError, storage_errors
+from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
 from stjepa_cli.features import ABSENT, DEFAULT, Extraction, FeatureStore, features_digest, list_digest
-from stjepa_cli.files import write_atomic
 from stjepa_cli.heads import HeadCard
 from stjepa_cli.nouns import ClipSpec, digest
-from stjepa_cli.pictures import write_confusion
 from stjepa_cli.plans import parse_plan
 from stjepa_cli.probes.base import Features, Probe, ProbeResult, Sources, VideoProbe, build
 from stjepa_cli.progress import SILENT, Progress
 
-NUM_GUESSES = 5
 PROTOCOLS = ("knn", "linear", "retrieval")
 
 Settings = Mapping[str, Any]
@@ -196,7 +188,7 @@ def score(
         ids=test.ids,
         truths=tuple(test.labels.tolist()),
         failed=(*failed_train, *failed_test),
-        probes={name: _named(result, store, dataset.classes) for name, result in results.items()},
+        probes={name: _named(result, probes[name], store, dataset.classes) for name, result in results.items()},
         seconds=time.perf_counter() - started,
         clips=str(store.plan),
         sampling=store.clip.sampling,
@@ -236,15 +228,24 @@ def _sources(store: FeatureStore, probe: VideoProbe, items: Mapping[str, VideoIt
     )
 
 
-def _named(result: ProbeResult, store: FeatureStore, classes: tuple[str, ...]) -> ProbeResult:
+def _named(result: ProbeResult, probe: Probe, store: FeatureStore, classes: tuple[str, ...]) -> ProbeResult:
     """A result whose head says what it belongs to."""
     if result.head is None:
         return result
     encoder = store.encoder if result.student is None else StudentEncoder(result.student, store.encoder.name)
     pool = "tokens" if result.head.kind == "attentive" else "mean" if result.student or store.pool == "tokens" else store.pool
-    layer = None if result.student else store.spec.layer
-    plan = store.plan
-    card = HeadCard(store.encoder.name, encoder.digest, store.encoder.clip, pool, classes, str(plan), plan.sampling, plan.stride, layer)
+    plan = probe.sources.plan if isinstance(probe, VideoProbe) else store.plan
+    card = HeadCard(
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        clip=encoder.clip,
+        features=pool,
+        classes=classes,
+        plan=str(plan),
+        sampling=plan.sampling,
+        stride=plan.stride,
+        layer=encoder.layer,
+    )
     return replace(result, head=replace(result.head, card=card))
 
 
@@ -291,72 +292,6 @@ def _path(item: VideoItem) -> str | None:
 def _source(item: VideoItem) -> str | None:
     """The source that a video was cut from: groups are counted within a class."""
     return None if item.group is None else f"{item.group} of class {item.label}"
-
-
-def write_report(result: EvaluationResult, out: Path) -> tuple[Path, ...]:
-    """Write `metrics.json`, `predictions.csv` and, if a protocol scores classes, `confusion.png` into a folder.
-
-    Files of an earlier report there are replaced; its confusion matrix goes even if there is no new one.
-
-    Returns:
-        the files that were written.
-
-    Raises:
-        StjepaError: the folder cannot be written.
-    """
-    if out.exists() and not out.is_dir():
-        raise StjepaError(f"cannot write a report to {out}", got="a file", expected="a folder")
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    files = [out / "metrics.json", out / "predictions.csv"]
-    write_atomic(files[0], (json.dumps(result.to_json(), indent=2) + "\n").encode())
-    write_atomic(files[1], _predictions(result).encode())
-    picture = out / "confusion.png"
-    shown = next((name for name in ("linear", "knn", *result.probes) if _scores(result, name) is not None), None)
-    if shown is None:
-        with storage_errors(picture):
-            picture.unlink(missing_ok=True)
-        return tuple(files)
-    counts = confusion(result, shown)
-    right = counts.trace().item() / len(result.ids)
-    title = f"{result.dataset} split {result.split}, {shown}: {right:.1%} of {len(result.ids):,} test videos right"
-    write_confusion(picture, counts, result.classes, title=title)
-    return (*files, picture)
-
-
-def confusion(result: EvaluationResult, protocol: str) -> Tensor:
-    """int64 (C, C): test videos of class `row` whose best class by `protocol` is `column`."""
-    scores, num_classes = _scores(result, protocol), len(result.classes)
-    if scores is None:
-        raise ConfigError("no scores of classes", got=protocol)
-    best = scores.sort(dim=1, descending=True, stable=True).indices[:, 0]
-    places = torch.tensor(result.truths) * num_classes + best
-    return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def _scores(result: EvaluationResult, protocol: str) -> Tensor | None:
-    return result.probes[protocol].scores if protocol in result.probes else None
-
-
-def _predictions(result: EvaluationResult) -> str:
-    """CSV: video, truth, then for each protocol that scores classes its best five with their scores; empty beyond them."""
-    scored = {name: probe.scores for name, probe in result.probes.items() if probe.scores is not None}
-    columns = [f"{name}_{what}{i}" for name in scored for i in range(1, NUM_GUESSES + 1) for what in ("class", "score")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "truth", *columns])
-    for row, (video, truth) in enumerate(zip(result.ids, result.truths, strict=True)):
-        guesses = [cell for scores in scored.values() for cell in _best(scores[row], result.classes)]
-        writer.writerow([video, result.classes[truth], *guesses])
-    return text.getvalue()
-
-
-def _best(scores: Tensor, classes: Sequence[str]) -> list[str]:
-    """Name and score of the best five of C classes, in turn; classes with the score 0 were no guess."""
-    best = scores.sort(descending=True, stable=True)
-    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    cells = [cell for place, score in found if score > 0 for cell in (classes[place], f"{score:.6f}")][: 2 * NUM_GUESSES]
-    return cells + [""] * (2 * NUM_GUESSES - len(cells))
 
 
 def _refuse_empty(features: Features, failed: Sequence[Failure], split: str) -> None:

@@ -5,6 +5,7 @@ A format is one entry of `FORMATS`. Every export is loaded again and held agains
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import json
@@ -14,7 +15,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from stjepa_cli.checkpoint import newest_checkpoint
 from stjepa_cli.errors import ConfigError, NotReadyError, StjepaError, storage_errors
 from stjepa_cli.files import sync, write_atomic
 from stjepa_cli.progress import SILENT, Progress
-from stjepa_cli.releases import ReleaseConfig, release_config, write_config, write_weights
+from stjepa_cli.releases import Provenance, ReleaseConfig, Tuning, release_config, release_of, write_config, write_weights
 from stjepa_cli.student import PIXEL_MEAN, PIXEL_STD, Student, load_student
 
 OPSET = 20  # the first with a GELU; onnxruntime 1.18 and later run it
@@ -60,7 +61,7 @@ class ExportResult:
     Attributes:
         out: the folder.
         format: one of `FORMATS`.
-        checkpoint: what was exported.
+        checkpoint: what was exported, or what it started from.
         files: their names in the folder, sorted.
         bytes: of all of them.
         parameters: numbers in the encoder.
@@ -93,13 +94,41 @@ def export(checkpoint: Path, out: Path, format: str = "hf", *, progress: Progres
         NotReadyError: the format needs a library that is not installed.
         StjepaError: the export differs from the original by more than the tolerance, or the disk is full; nothing is left.
     """
-    chosen = _chosen(format)
+    _check_format(format)
     file = newest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
     student, header = load_student(file, torch.device("cpu"))
-    config = release_config(header, PIXEL_MEAN, PIXEL_STD)
+    return _write(student, release_config(header, PIXEL_MEAN, PIXEL_STD), file, out, format, progress)
+
+
+def write_finetuned(student: Student, start: Path, tuning: Tuning, out: Path, *, progress: Progress = SILENT) -> ExportResult:
+    """Write a fine-tuned student in the format `hf`: `Student.from_pretrained` opens it, and `infer` by the name of its folder.
+
+    Args:
+        student: fine-tuned, on any device; it stays as it is.
+        start: what it started from, a checkpoint, a folder of checkpoints or a release; it says where both come from.
+        tuning: what it was fine-tuned on.
+        out: the folder to make; there, and not empty, is an error.
+        progress: listener.
+
+    Raises:
+        CheckpointError: `start` is none of these, or damaged.
+        ConfigError: the folder is in the way, or the student has other sizes than that it started from.
+        StjepaError: a weight is not finite, or the disk is full; nothing is left.
+    """
+    config = release_of(start, PIXEL_MEAN, PIXEL_STD)
+    if config.student != student.config:
+        raise ConfigError(f"this student did not start from {start}", got=student.config, expected=config.student)
+    config = replace(config, clip=student.spec, provenance=replace(config.provenance, tuning=tuning))
+    own = copy.deepcopy(student).cpu().eval().requires_grad_(False)
+    return _write(own, config, start, out, "hf", progress)
+
+
+def _write(student: Student, config: ReleaseConfig, source: Path, out: Path, format: str, progress: Progress) -> ExportResult:
+    """Write a frozen student on the CPU, load it again, and keep it if it says the same."""
+    chosen = FORMATS[format]
     parameters = sum(parameter.numel() for parameter in student.parameters())
     with _new_folder(out) as folder:
-        progress.note(f"writing {file} as {chosen.about}")
+        progress.note(f"writing {source} as {chosen.about}")
         chosen.write(student, folder)
         write_config(folder, config)
         write_atomic(folder / "README.md", model_card(config, chosen, parameters).encode())
@@ -107,22 +136,21 @@ def export(checkpoint: Path, out: Path, format: str = "hf", *, progress: Progres
         difference = _difference(student, chosen.load(folder))
         if not difference <= chosen.tolerance:
             raise StjepaError(
-                f"the export differs from {file} and was not kept",
+                f"the export differs from {source} and was not kept",
                 got=f"a largest difference of {difference:.3g}",
                 expected=f"at most {chosen.tolerance:g}",
                 fix="Type `stjepa inspect checkpoint PATH --stats` to see whether the weights are finite, or choose another format.",
             )
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    return ExportResult(out, format, file, tuple(files), sum(files.values()), parameters, difference, chosen.tolerance)
+    return ExportResult(out, format, source, tuple(files), sum(files.values()), parameters, difference, chosen.tolerance)
 
 
-def _chosen(name: str) -> Format:
+def _check_format(name: str) -> None:
     if name not in FORMATS:
         raise ConfigError("unknown format", got=repr(name), expected="one of " + ", ".join(FORMATS))
     missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
     if missing:
         raise NotReadyError(f"the format {name} needs {', '.join(missing)}", fix=f"Type `pip install 'stjepa[{name}]'`.")
-    return FORMATS[name]
 
 
 @torch.inference_mode()
@@ -266,7 +294,7 @@ def model_card(config: ReleaseConfig, format: Format, parameters: int) -> str:
             *("---", "library_name: stjepa", *licence, "tags: [video, self-supervised, jepa]", "---", "", "# A video encoder", ""),
             f"A space-time transformer of {parameters:,} parameters ({config.student.num_factorized} factorized and "
             f"{config.student.num_joint} joint blocks, {config.student.dim} wide), trained by stjepa to predict the latents of a frozen "
-            "teacher at hidden space-time tubes from the visible ones. It saw no labels; its teacher may have.",
+            "teacher at hidden space-time tubes from the visible ones. " + _labels_seen(origin),
             *("", f"This folder: {format.about}.", "", "```python", format.usage, "```", ""),
             f"* `clips`: uint8 {shape}, RGB 0 to 255, {clip.sampling} sampling; the encoder normalises pixels itself.",
             f"* `tokens`: float32 (B, {clip.grid.num_tokens}, {config.student.dim}), a {clip.grid} lattice in (time, row, column) order. "
@@ -278,8 +306,27 @@ def model_card(config: ReleaseConfig, format: Format, parameters: int) -> str:
             f"| cache | {origin.cache_digest} |",
             f"| trained | {origin.step:,} steps, epoch {origin.epoch}, objective {origin.objective} |",
             f"| software | {', '.join(f'{name} {version}' for name, version in origin.software.items())} |",
+            *_tuning_rows(origin),
             *("", "It was trained on what the teacher says: whether its licence, and that of the data set, let you use or publish this"),
             "encoder is for you to check.",
             "",
         ]
     )
+
+
+def _labels_seen(origin: Provenance) -> str:
+    if origin.tuning is None:
+        return "It saw no labels; its teacher may have."
+    return f"It was then fine-tuned with the labels of {origin.tuning.num_videos:,} videos of {origin.tuning.dataset}."
+
+
+def _tuning_rows(origin: Provenance) -> list[str]:
+    if origin.tuning is None:
+        return []
+    settings = ", ".join(f"{name} {value:g}" for name, value in origin.tuning.settings.items())
+    return [
+        f"| fine-tuned on | {origin.tuning.dataset}, {origin.tuning.num_videos:,} videos |",
+        f"| recipe | {settings} |",
+        f"| started from | {origin.tuning.start} |",
+        f"| fine-tuned by | {', '.join(f'{name} {version}' for name, version in origin.tuning.software.items())} |",
+    ]

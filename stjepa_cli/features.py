@@ -37,7 +37,9 @@ from stjepa_cli.probes.base import Features
 from stjepa_cli.progress import SILENT, Progress
 
 SHARD_VIDEOS = 512
-SHARD_SECONDS = 60.0
+SHARD_SECONDS = 2.0
+LOST_SHARE = 0.05
+"""A process that is killed loses at most `SHARD_SECONDS`, or this share of the time that it took so far."""
 HEADER = "stjepa_features"
 ABSENT = "absent"
 
@@ -199,14 +201,15 @@ class FeatureStore:
         if not items:
             return
         new: list[tuple[Key, Tensor | str]] = []
-        written = time.monotonic()
+        started = written = time.monotonic()
         with self.progress.task(name, total=len(items), unit="videos") as task:
             try:
                 for item, found in self._encode(items):
                     new.append((keys[item.id], found if isinstance(found, Tensor) else str(found)))
                     self._remember(*new[-1])
                     task.advance(1, failed=len(self._errors))
-                    if len(new) >= SHARD_VIDEOS or time.monotonic() - written > SHARD_SECONDS:
+                    now = time.monotonic()
+                    if len(new) >= SHARD_VIDEOS or now - written > max(SHARD_SECONDS, LOST_SHARE * (now - started)):
                         self._write(new)
                         new, written = [], time.monotonic()
             finally:

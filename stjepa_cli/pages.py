@@ -5,9 +5,12 @@ Standard library only. Everything that is not named `..._html` is text and is es
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from urllib.parse import quote
 
 from stjepa_cli.charts import STYLE as CHART_STYLE
 
@@ -15,10 +18,13 @@ from stjepa_cli.charts import STYLE as CHART_STYLE
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
-:root{color-scheme:light dark;--page:#fff;--ink:#1f2933;--quiet:#52606d;--line:#d9dde3;--code:#f1f3f6}
-@media (prefers-color-scheme:dark){:root{--page:#14181d;--ink:#e4e7eb;--quiet:#a6b1bd;--line:#3a424d;--code:#1f252c}}
+:root{color-scheme:light dark;--page:#fff;--ink:#1f2933;--quiet:#52606d;--line:#d9dde3;--code:#f1f3f6;
+--bar:#0b62c4;--link:#0b57b0;--right:#15803d;--wrong:#c2410c}
+@media (prefers-color-scheme:dark){:root{--page:#14181d;--ink:#e4e7eb;--quiet:#a6b1bd;--line:#3a424d;--code:#1f252c;
+--bar:#60a5fa;--link:#8ab8ff;--right:#4ade80;--wrong:#fb923c}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:16px;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+body{margin:0 auto;max-width:1180px;padding:16px;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,sans-serif;
+overflow-wrap:anywhere}
 h1{font-size:1.6rem;line-height:1.2;margin:.3em 0;overflow-wrap:anywhere}h2{font-size:1.25rem;margin:2em 0 .4em}
 h3{font-size:1.05rem;margin:1.6em 0 .3em;overflow-wrap:anywhere}
 p,figcaption,caption{max-width:75ch}.quiet,figcaption,caption{color:var(--quiet);font-size:.94rem}
@@ -34,8 +40,39 @@ code{font:.9rem ui-monospace,monospace}
 .strip span{font-size:.8rem;color:var(--quiet);text-align:center}
 .label{position:sticky;left:0;display:inline-block;max-width:min(88vw,75ch)}
 @media (max-width:600px){.scroll table{font-size:.82rem}.scroll th,.scroll td{padding-right:9px}}
+.big{font-size:1.15rem;font-weight:600}
+.wrapped{table-layout:fixed;width:100%;max-width:820px}.wrapped th,.wrapped td{padding-right:10px;font-weight:400}
+.wrapped tr:first-child th{font-weight:600}.wrapped .n{white-space:normal}.wrapped .n+td,.wrapped .n+th{padding-left:14px}
+@media (max-width:600px){.wrapped{font-size:.88rem}}@media (min-width:700px){.pairs th{white-space:nowrap}}
+.bar{height:7px;margin:3px 0 4px;border-radius:3px;background:var(--line)}
+.bar i{display:block;height:100%;border-radius:3px;background:var(--bar)}
+details{margin:.4em 0}summary{cursor:pointer;color:var(--link);padding:6px 0}
+.picture{display:block;max-width:100%;height:auto;border-radius:6px}
+.tiles{display:grid;gap:6px;margin:4px 0 18px;grid-template-columns:repeat(var(--few),minmax(0,1fr))}
+@media (min-width:700px){.tiles{grid-template-columns:repeat(var(--all),minmax(0,1fr))}}
+.tile img,.tile .none{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px}
+.tile .none{border:2px dotted var(--quiet);padding:8px;font-size:.8rem;color:var(--quiet)}.tile.asks img{border:4px solid var(--line)}
+.tile.right img{border:4px solid var(--right)}.tile.wrong img{border:4px dashed var(--wrong)}
+.tile figcaption{font-size:.82rem;line-height:1.3;overflow-wrap:anywhere}.tile b{color:var(--ink)}
 .scale{display:flex;gap:10px;align-items:center;white-space:nowrap}.scale i{display:block;width:200px;height:14px;border-radius:3px}
 """
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture with words below it.
+
+    Attributes:
+        picture: media type and bytes, None where there is none.
+        alternative: the picture in words; empty where the words below say it already.
+        words: lines below it, the first in bold type.
+        right: whether it is an answer that is right; None if it is no answer.
+    """
+
+    picture: tuple[str, bytes] | None
+    alternative: str
+    words: tuple[str, ...] = ()
+    right: bool | None = None
 
 
 def page(title: str, body_html: Iterable[str]) -> str:
@@ -49,9 +86,9 @@ def page(title: str, body_html: Iterable[str]) -> str:
     )
 
 
-def paragraph(text: str, *, quiet: bool = False) -> str:
+def paragraph(text: str, *, quiet: bool = False, big: bool = False) -> str:
     """A paragraph of text."""
-    kind = ' class="quiet"' if quiet else ""
+    kind = ' class="quiet"' if quiet else ' class="big"' if big else ""
     return f"<p{kind}>{escape(text)}</p>"
 
 
@@ -63,6 +100,11 @@ def heading(text: str, level: int = 2) -> str:
 def command(text: str) -> str:
     """Something to type."""
     return f"<pre><code>{escape(text)}</code></pre>"
+
+
+def links(targets: Mapping[str, str]) -> str:
+    """Words and the files beside the page that they lead to."""
+    return "<ul>" + "".join(f'<li><a href="{escape(quote(target))}">{escape(text)}</a></li>' for text, target in targets.items()) + "</ul>"
 
 
 def pairs(values: Mapping[str, object], *, caption: str = "") -> str:
@@ -77,6 +119,63 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str
     head = "".join(f'<th scope="col"{k}>{escape(name)}</th>' for name, k in zip(columns, kind, strict=True))
     body = "".join("<tr>" + "".join(f"<td{k}>{escape(cell)}</td>" for cell, k in zip(row, kind, strict=True)) + "</tr>" for row in rows)
     return f'<div class="scroll"><table>{_caption(caption)}<tr>{head}</tr>{body}</table></div>'
+
+
+def wrapped(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    widths: Sequence[int],
+    numbers: Sequence[int],
+    shares: Sequence[float] = (),
+    caption: str = "",
+) -> str:
+    """A table as wide as the page, whose cells wrap.
+
+    Args:
+        columns: what heads them.
+        rows: cells.
+        widths: of the columns, in percent.
+        numbers: which columns hold numbers.
+        shares: for each row, 0 to 1, a bar below its first cell; none if empty.
+        caption: above it.
+    """
+    kind = [' class="n"' if i in numbers else "" for i in range(len(columns))]
+    cols = "".join(f'<col style="width:{width}%">' for width in widths)
+    head = "".join(f'<th scope="col"{k}>{escape(name)}</th>' for name, k in zip(columns, kind, strict=True))
+    body = []
+    for i, (first, *others) in enumerate(rows):
+        bar = f'<div class="bar" aria-hidden="true"><i style="width:{100 * shares[i]:.1f}%"></i></div>' if shares else ""
+        cells = "".join(f"<td{k}>{_breakable(cell)}</td>" for cell, k in zip(others, kind[1:], strict=True))
+        body.append(f'<tr><th scope="row">{_breakable(first)}{bar}</th>{cells}</tr>')
+    return f'<table class="wrapped">{_caption(caption)}<colgroup>{cols}</colgroup><tr>{head}</tr>{"".join(body)}</table>'
+
+
+def folded(summary: str, parts_html: Iterable[str]) -> str:
+    """Parts that are shown when they are asked for."""
+    return f"<details><summary>{escape(summary)}</summary>{''.join(parts_html)}</details>"
+
+
+def picture(kind: str, data: bytes, alternative: str) -> str:
+    """A picture no wider than the page; `kind` is its media type."""
+    return f'<img class="picture" src="{_source(kind, data)}" alt="{escape(alternative)}">'
+
+
+def tiles(cells: Sequence[Tile], *, few: int) -> str:
+    """Pictures of one size in a row, in rows of `few` on a narrow screen."""
+    style = f"--all:{len(cells)};--few:{min(few, len(cells))};max-width:{190 * len(cells)}px"
+    return f'<div class="tiles" style="{style}">{"".join(map(_tile, cells))}</div>'
+
+
+def _tile(cell: Tile) -> str:
+    kind = {True: " right", False: " wrong", None: " asks" if cell.words else ""}[cell.right]
+    mark = {True: "✓&nbsp;", False: "✗&nbsp;", None: ""}[cell.right]
+    shown = '<div class="none">no picture</div>'
+    if cell.picture is not None:
+        shown = f'<img src="{_source(*cell.picture)}" alt="{escape(cell.alternative)}">'
+    lines = [f"<b>{mark}{_breakable(word)}</b>" if i == 0 else _breakable(word) for i, word in enumerate(cell.words)]
+    below = f"<figcaption>{'<br>'.join(lines)}</figcaption>" if lines else ""
+    return f'<figure class="tile{kind}">{shown}{below}</figure>'
 
 
 def figure(chart_html: str, caption: str = "", *, wide: bool = False) -> str:
@@ -95,7 +194,7 @@ def strip(label: str, alternative: str, pictures: Sequence[tuple[str, bytes]], b
         pictures: media type (`image/png`) and bytes of each.
         below: a word below each.
     """
-    sources = [f"data:{kind};base64,{b64encode(data).decode()}" for kind, data in pictures]
+    sources = [_source(kind, data) for kind, data in pictures]
     cells = "".join(f'<img src="{source}" alt="{escape(alternative) if i == 0 else ""}">' for i, source in enumerate(sources))
     cells += "".join(f"<span>{escape(word)}</span>" for word in below)
     style = f"grid-template-columns:repeat({len(pictures)},1fr);min-width:{80 * len(pictures)}px;max-width:{180 * len(pictures)}px"
@@ -111,6 +210,15 @@ def scale(low: str, high: str, colours: Sequence[tuple[int, int, int]]) -> str:
 def scrolling(parts_html: Iterable[str]) -> str:
     """Parts that are moved sideways together where they are too wide."""
     return f'<div class="scroll" tabindex="0">{"".join(parts_html)}</div>'
+
+
+def _breakable(text: str) -> str:
+    """Text that may go on in the next line where a word of a LongName_ends, before it is broken anywhere."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=_)", "<wbr>", escape(text))
+
+
+def _source(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(data).decode()}"
 
 
 def _caption(text: str) -> str:

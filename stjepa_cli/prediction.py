@@ -7,6 +7,7 @@ files -> clips -> encoder (frozen) -> features -> head -> shares of belief, aver
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,16 @@ from stjepa_cli import plugins
 from stjepa_cli.contenders import open_contender
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.encoders import at_layer, encode_videos
-from stjepa_cli.errors import CheckpointError, ConfigError, VideoError
+from stjepa_cli.errors import CheckpointError, ConfigError, VideoError, storage_errors
 from stjepa_cli.evaluation import EvaluationResult
-from stjepa_cli.heads import Head, HeadCard, load_head, read_card, save_head
+from stjepa_cli.exporting import write_finetuned
+from stjepa_cli.heads import Head, load_head, read_card, save_head
 from stjepa_cli.locations import Location
+from stjepa_cli.nouns import software_versions
 from stjepa_cli.plans import parse_plan
 from stjepa_cli.progress import SILENT, Progress
+from stjepa_cli.releases import CONFIG, Tuning
+from stjepa_cli.student import Student
 
 PREFIX = "head_"
 TOP = 5
@@ -89,20 +94,38 @@ def check_heads(protocols: Sequence[str]) -> None:
 def save_heads(result: EvaluationResult, folder: Path) -> tuple[Path, ...]:
     """Write `head_<protocol>.safetensors` for each protocol that has fitted a head, and nothing for the others.
 
+    A protocol that trained the student too leaves it in `student_<protocol>`, an export that every command takes for a checkpoint;
+    but not where it started from `untrained`.
+
     Raises:
         StjepaError: the disk is full or cannot be written.
     """
-    heads = {folder / f"{PREFIX}{name}.safetensors": probe.head for name, probe in result.probes.items() if probe.head is not None}
-    for path, head in heads.items():
-        save_head(path, replace(head, card=_lasting(head.card)))
-    return tuple(heads)
+    written = []
+    for name, probe in result.probes.items():
+        if probe.head is None or probe.head.card is None:
+            continue
+        encoder = Path(probe.head.card.encoder)
+        if probe.student is not None and not encoder.exists():
+            continue  # it started from no file that could say where it comes from: `untrained`
+        if probe.student is not None:
+            encoder = _save_student(result, name, probe.student, folder / f"student_{name}")
+            written.append(encoder)
+        # found from every folder
+        card = replace(probe.head.card, encoder=str(encoder.resolve()) if encoder.exists() else str(encoder))
+        written.append(folder / f"{PREFIX}{name}.safetensors")
+        save_head(written[-1], replace(probe.head, card=card))
+    return tuple(written)
 
 
-def _lasting(card: HeadCard | None) -> HeadCard | None:
-    """A card whose encoder is found from every folder."""
-    if card is None or not Path(card.encoder).exists():
-        return card
-    return replace(card, encoder=str(Path(card.encoder).resolve()))
+def _save_student(result: EvaluationResult, protocol: str, student: Student, folder: Path) -> Path:
+    """Replaces what an earlier report left there."""
+    if (folder / CONFIG).is_file():
+        with storage_errors(folder):
+            shutil.rmtree(folder)
+    origin = f"{result.dataset}, split {result.split}"
+    tuning = Tuning(origin, result.num_train, result.digests["encoder"], result.probes[protocol].chosen, software_versions())
+    write_finetuned(student, Path(result.checkpoint), tuning, folder)
+    return folder
 
 
 def newest_head(place: Path) -> Path:

@@ -23,7 +23,7 @@ ADVISED_GPU_BYTES = 16 * 10**9
 NUM_SAMPLED = 8
 NUM_NAMED = 3
 NUM_SSV2_TRAIN = 168_913
-OTHER_TEACHERS = "Pass --teacher a local folder of a VideoMAE, or --teacher hog, which needs no weights."
+OTHER_TEACHERS = "Pass --teacher a local folder of a VideoMAE or V-JEPA 2, or --teacher hog, which needs no weights."
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stjepa_cli import hub
-from stjepa_cli.checkpoint import CheckpointHeader, read_tensors, write_tensors
+from stjepa_cli.checkpoint import CheckpointHeader, newest_checkpoint, read_header, read_tensors, write_tensors
 from stjepa_cli.config import StudentConfig, from_dict, to_dict
 from stjepa_cli.errors import CheckpointError, ConfigError
 from stjepa_cli.files import write_atomic
@@ -21,6 +21,25 @@ SCHEMA = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _MAKE_ONE = "`stjepa export --format hf --out DIR` writes such a folder."
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What an encoder was fine-tuned on after it had been trained.
+
+    Attributes:
+        dataset: name and split of the videos, `ucf101/train1`.
+        num_videos: of them.
+        start: digest of the encoder that it started from.
+        settings: the recipe, by name.
+        software: versions of what fine-tuned it.
+    """
+
+    dataset: str
+    num_videos: int
+    start: str
+    settings: dict[str, float]
+    software: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Provenance:
         step: optimizer steps taken.
         epoch: whole epochs done.
         software: versions of what trained it.
+        tuning: what it was fine-tuned on afterwards, None if it was not.
     """
 
     teacher: TeacherCard
@@ -44,6 +64,7 @@ class Provenance:
     step: int
     epoch: int
     software: dict[str, str]
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,17 @@ def release_config(header: CheckpointHeader, pixel_mean: tuple[float, ...], pixe
         header.teacher, header.dataset, header.cache_digest, header.run.objective, header.step, header.epoch, header.software
     )
     return ReleaseConfig(header.run.student, header.clip, pixel_mean, pixel_std, provenance)
+
+
+def release_of(place: Path, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> ReleaseConfig:
+    """What a release of the encoder at a place says of itself: a release already, a checkpoint, or a folder of them, its newest.
+
+    Raises:
+        CheckpointError: it is none of these, or damaged.
+    """
+    if (place / CONFIG).is_file():
+        return read_config(place)
+    return release_config(read_header(newest_checkpoint(place) if place.is_dir() else place), pixel_mean, pixel_std)
 
 
 def write_config(folder: Path, config: ReleaseConfig) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset
 from stjepa_cli.encoders import Encoder
-from stjepa_cli.evaluation import PROTOCOLS, EvaluationResult, score
+from stjepa_cli.evaluation import NO_SETTINGS, PROTOCOLS, EvaluationResult, Settings, score
 from stjepa_cli.features import FeatureStore
 from stjepa_cli.nouns import ClipSpec
 
@@ -44,6 +44,10 @@ class Entry:
     def figures(self) -> dict[str, dict[str, float]]:
         """Each protocol's figures, means over the splits."""
         return self._over_splits(statistics.fmean)
+
+    def interval(self, protocol: str) -> str:
+        """`[0.123, 0.456]`, for people."""
+        return "[{:.3f}, {:.3f}]".format(*self.intervals[protocol]) if protocol in self.intervals else ""
 
     def deviations(self) -> dict[str, dict[str, float]]:
         """The sample deviation of each figure over the splits; nothing where there is one."""
@@ -84,6 +88,16 @@ class Scoreboard:
     entries: tuple[Entry, ...]
     command: str = ""
 
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Columns and rows: each encoder, with the first figure of each protocol and its interval."""
+        first = {name: next(iter(figures)) for name, figures in self.entries[0].figures().items()}
+        rows = []
+        for entry in self.entries:
+            figures = entry.figures()
+            cells = (f"{figures[name][figure]:.4f} {entry.interval(name)}".rstrip() for name, figure in first.items())
+            rows.append((entry.encoder, *cells))
+        return ("encoder", *(f"{name} {figure}" for name, figure in first.items())), rows
+
     def to_json(self) -> dict[str, Any]:
         """One entry as itself, several below `entries`."""
         made = {"resamples": RESAMPLES, "command": self.command}
@@ -102,6 +116,7 @@ def contest(
     protocols: Sequence[str] = PROTOCOLS,
     limit: int | None = None,
     seed: int = 0,
+    settings: Settings = NO_SETTINGS,
     command: str = "",
 ) -> Scoreboard:
     """Score encoders on a split or, for `all`, on each that the data set has.
@@ -114,6 +129,7 @@ def contest(
         protocols: names of probes.
         limit: at most so many train and so many test videos of a split.
         seed: of what the probes and the intervals draw.
+        settings: of protocols that are not to have their own, by name.
         command: what makes it again.
 
     Raises:
@@ -126,7 +142,9 @@ def contest(
         encoder = open_encoder(clip)
         clip = clip or encoder.clip
         store = open_store(encoder)
-        results = tuple(score(store, dataset, split=name, protocols=protocols, limit=limit, seed=seed) for name in splits)
+        results = tuple(
+            score(store, dataset, split=name, protocols=protocols, limit=limit, seed=seed, settings=settings) for name in splits
+        )
         entries.append(Entry(results, _intervals(results, seed)))
     return Scoreboard(tuple(entries), command)
 

@@ -184,6 +184,8 @@ def test_no_metrics_are_said_and_only_strange_ones_do_no_harm() -> None:
 def test_pages_escape_text_and_forbid_what_is_outside() -> None:
     text = '<script>"&'
     body = [pages.heading(text), pages.paragraph(text), pages.command(text), pages.pairs({text: text}), pages.table((text,), [(text,)])]
+    body += [pages.wrapped((text,), [(text,)], widths=(100,), numbers=(), shares=(0.5,), caption=text), pages.folded(text, [])]
+    body += [pages.picture("image/png", b"x", text), pages.tiles([pages.Tile(("image/png", b"x"), text, (text,), True)], few=3)]
     page = pages.page(text, [*body, pages.strip(text, text, [("image/png", b"x")], [text])])
     assert "<script>" not in page
     assert "default-src 'none'" in page

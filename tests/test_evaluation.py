@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,18 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
 from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, encode_videos, pooled
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
-from stjepa_cli.evaluation import EvaluationResult, confusion, evaluate, refuse_leaks, write_report
+from stjepa_cli.evaluation import EvaluationResult, evaluate, refuse_leaks
 from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec, TokenGrid
 from stjepa_cli.plans import ONE_CLIP, ClipPlan
-from stjepa_cli.probes.base import ProbeResult
 from stjepa_cli.student import Student
 from stjepa_cli.teachers.base import open_teacher
 from stjepa_cli.video import read_clip, read_clips
@@ -241,50 +238,3 @@ class TestEncodeVideos:
         tokens = torch.arange(8, dtype=torch.float16).view(1, 4, 2)  # two time steps of two tokens
         assert pooled(tokens, TokenGrid(2, 1, 2), "mean").tolist() == [[3.0, 4.0]]
         assert pooled(tokens, TokenGrid(2, 1, 2), "time").tolist() == [[1.0, 2.0, 5.0, 6.0]]
-
-
-def made_result(probes: dict[str, ProbeResult]) -> EvaluationResult:
-    classes = ("Jump", "Run, fast", "Sit")
-    return EvaluationResult("ucf101", 1, "c", "mean", classes, 5, ("a", "b", "c"), (0, 1, 1), (), probes, 1.0)
-
-
-def scores() -> Tensor:
-    return torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-
-
-class TestReport:
-    def test_it_holds_metrics_predictions_and_a_picture(self, result: EvaluationResult, tmp_path: Path) -> None:
-        files = write_report(result, tmp_path / "out")
-        assert [path.name for path in files] == ["metrics.json", "predictions.csv", "confusion.png"]
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
-        assert json.loads(files[0].read_text()) == result.to_json()
-        rows = list(csv.DictReader(files[1].read_text().splitlines()))
-        right = sum(row["linear_class1"] == row["truth"] for row in rows) / len(rows)
-        assert right == pytest.approx(result.probes["linear"].figures["top1"])
-        assert {row["truth"] for row in rows} == set(result.classes)
-        with Image.open(files[2]) as picture:
-            picture.verify()
-
-    def test_predictions_leave_out_what_was_no_guess(self, tmp_path: Path) -> None:
-        _, path, _ = write_report(made_result({"knn": ProbeResult({}, scores())}), tmp_path)
-        first, second, third = csv.reader(path.read_text().splitlines()[1:])
-        assert first[:8] == ["a", "Jump", "Jump", "0.500000", "Run, fast", "0.250000", "Sit", "0.250000"]
-        assert second == ["b", "Run, fast", "Jump", "1.000000", *[""] * 8]
-        assert third[:4] == ["c", "Run, fast", "Run, fast", "1.000000"]
-
-    def test_confusion_counts_truth_against_the_best_class(self) -> None:
-        assert confusion(made_result({"knn": ProbeResult({}, scores())}), "knn").tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
-
-    def test_without_scores_there_is_no_picture_and_none_of_an_earlier_run(self, tmp_path: Path) -> None:
-        write_report(made_result({"knn": ProbeResult({}, scores())}), tmp_path)
-        files = write_report(made_result({"retrieval": ProbeResult({"r1": 1.0})}), tmp_path)
-        assert [path.name for path in files] == ["metrics.json", "predictions.csv"]
-        assert not (tmp_path / "confusion.png").exists()
-        assert files[1].read_text().splitlines()[:2] == ["video,truth", "a,Jump"]
-
-    def test_a_folder_that_is_a_file_is_one_sentence(self, result: EvaluationResult, tmp_path: Path) -> None:
-        (tmp_path / "out").write_text("mine")
-        for out in (tmp_path / "out", tmp_path / "out" / "below"):
-            with pytest.raises(StjepaError, match="cannot write"):
-                write_report(result, out)
-        assert (tmp_path / "out").read_text() == "mine"

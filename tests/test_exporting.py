@@ -17,9 +17,9 @@ from stjepa_cli import exporting
 from stjepa_cli.checkpoint import CheckpointHeader, checkpoint_path, list_tensors, read_tensors, write_checkpoint, write_tensors
 from stjepa_cli.config import RunConfig, StudentConfig
 from stjepa_cli.errors import CheckpointError, ConfigError, NotReadyError, StjepaError
-from stjepa_cli.exporting import FORMATS, export
+from stjepa_cli.exporting import FORMATS, export, write_finetuned
 from stjepa_cli.nouns import ClipSpec, TeacherCard
-from stjepa_cli.releases import read_config
+from stjepa_cli.releases import Tuning, read_config
 from stjepa_cli.student import Student, load_student
 
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
@@ -179,6 +179,61 @@ def test_damaged_files_of_a_release_are_told(copy: Path) -> None:
     (copy / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="expected a JSON object"):
         Student.from_pretrained(copy)
+
+
+# --------------------------------------------------------------------------------------------------------- fine-tuned
+
+
+TUNING = Tuning("ucf101/train1", 9537, "2" * 64, {"lr": 1e-3, "epochs": 50.0}, {"torch": "2"})
+
+
+def tuned(student: Student) -> Student:
+    """A student whose every weight has moved, and that takes dense clips."""
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    student.spec = replace(SPEC, sampling="dense", stride=2)
+    return student
+
+
+def test_a_fine_tuned_student_is_a_release_that_gives_the_same_bits_and_says_what_it_saw(checkpoint: Path, tmp_path: Path) -> None:
+    student = tuned(original(checkpoint)).train().requires_grad_(True)
+    result = write_finetuned(student, checkpoint.parent, TUNING, tmp_path / "out")
+    assert (result.format, result.max_difference, result.files) == ("hf", 0.0, ("README.md", "config.json", "model.safetensors"))
+    found = Student.from_pretrained(tmp_path / "out")
+    assert torch.equal(found(clips(3)), student(clips(3)))
+    assert not torch.equal(found(clips(3)), original(checkpoint)(clips(3)))
+    assert found.spec == student.spec
+    assert student.training
+    config, card = read_config(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    assert config.provenance.tuning == TUNING
+    assert (config.provenance.dataset, config.provenance.step) == ("ssv2/train", 12)
+    assert "saw no labels" not in card
+    assert "fine-tuned with the labels of 9,537 videos of ucf101/train1" in card
+    assert "| recipe | lr 0.001, epochs 50 |" in card
+
+
+def test_a_release_may_be_fine_tuned_and_only_its_own_student_is_written(release: Path, tmp_path: Path) -> None:
+    student = tuned(Student.from_pretrained(release))
+    student.pixel_mean.fill_(0.5)
+    change = tmp_path / "release"
+    change.mkdir()
+    for file in release.iterdir():
+        (change / file.name).write_bytes(file.read_bytes())
+    change_config(change, lambda data: data.update(pixel_mean=[0.5, 0.5, 0.5]))
+    write_finetuned(student, change, TUNING, tmp_path / "out")
+    assert torch.equal(Student.from_pretrained(tmp_path / "out")(clips(2)), student(clips(2)))
+    other = Student(replace(CONFIG, num_joint=2), SPEC, torch.Generator().manual_seed(0))
+    with pytest.raises(ConfigError, match="this student did not start from"):
+        write_finetuned(other, release, TUNING, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        write_finetuned(student, tmp_path, TUNING, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_plain_release_says_nothing_of_fine_tuning(release: Path) -> None:
+    assert "tuning" not in json.loads((release / "config.json").read_text())["provenance"]
+    assert "It saw no labels" in (release / "README.md").read_text()
 
 
 # ---------------------------------------------------------------------------------------------- torchscript and onnx

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,21 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stjepa_cli import config, console, locations
-from stjepa_cli.commands import options
+from stjepa_cli.commands import boards, options
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
-    import torch
-
-    from stjepa_cli.encoders import Encoder
-    from stjepa_cli.evaluation import EvaluationResult
-    from stjepa_cli.nouns import ClipSpec
     from stjepa_cli.prediction import Predictions
-    from stjepa_cli.scoreboard import Entry, Scoreboard
+    from stjepa_cli.scoreboard import Scoreboard
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
 
-MAX_SHOWN = 10
 PROTOCOLS = ("knn", "linear", "retrieval")
 
 
@@ -64,7 +57,9 @@ def _register(name: str, scored: Scored) -> None:
 
     def command(
         data_root: str | None = None,
-        checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint, or a folder for its newest. [default: the newest]")] = None,
+        checkpoint: Annotated[
+            Path | None, typer.Option(help="A checkpoint, a folder for its newest, or an exported student. [default: the newest]")
+        ] = None,
         teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None,
         compare: Annotated[
             list[str] | None,
@@ -89,8 +84,12 @@ def _register(name: str, scored: Scored) -> None:
         stride: Annotated[int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame. [default: 4]")] = None,
         layer: Annotated[int | None, typer.Option(help="Block of a student, from 1, or negative from the end. [default: the last]")] = None,
         pool: Annotated[
-            str, typer.Option(help="mean: over all tokens. time: over space, time steps side by side. tokens: for probes that take tokens.")
-        ] = "mean",
+            str | None,
+            typer.Option(
+                help="mean: over all tokens. time: over space, time steps side by side. tokens: all of them. "
+                "[default: tokens for probes that take them, else mean]"
+            ),
+        ] = None,
         features: Annotated[
             Path | None,
             typer.Option(
@@ -98,6 +97,8 @@ def _register(name: str, scored: Scored) -> None:
             ),
         ] = None,
         cached: Annotated[bool, typer.Option("--features-cache/--no-features-cache", help="Keep features, and use kept ones.")] = True,
+        epochs: Annotated[int | None, typer.Option(min=1, help="Of `--protocol finetune`. [default: 50]")] = None,
+        lr: Annotated[float | None, typer.Option(help="Of `--protocol finetune`, at 256 clips a step. [default: 0.001]")] = None,
         batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
         workers: options.Workers = 4,
         device: options.Device = "auto",
@@ -109,42 +110,34 @@ def _register(name: str, scored: Scored) -> None:
         as_json: options.Json = False,
     ) -> None:
         def call(progress: Progress) -> Scoreboard:
-            from stjepa_cli.datasets.base import open_dataset
             from stjepa_cli.devices import pick_device
-            from stjepa_cli.encoders import StudentEncoder
-            from stjepa_cli.features import Extraction, FeatureStore
+            from stjepa_cli.features import Extraction
             from stjepa_cli.plans import parse_plan
-            from stjepa_cli.prediction import check_heads
-            from stjepa_cli.scoreboard import contest
+            from stjepa_cli.probes.base import pool_for
+            from stjepa_cli.scoring import ScoreRequest, score_all
 
-            if save_head:
-                check_heads(protocol or PROTOCOLS)
-            place = pick_device(device)
             plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
+            protocols = tuple(protocol or PROTOCOLS)
             folder = config.features_dir(features) if cached else None
-            extraction = Extraction(pool, plan, layer, folder, batch_size, workers)
-            openers = _openers(checkpoint, teacher, compare or [], place)
-            dataset = open_dataset(name, config.dataset_root(name, data_root))
-            board = contest(
-                openers,
-                dataset,
-                lambda encoder: FeatureStore(
-                    encoder,
-                    dataset.name,
-                    extraction if teacher is not None or isinstance(encoder, StudentEncoder) else replace(extraction, layer=None),
-                    device=place,
-                    progress=progress,
-                ),
+            request = ScoreRequest(
+                dataset=name,
+                root=config.dataset_root(name, data_root),
+                checkpoint=checkpoint,
+                teacher=teacher,
+                compare=tuple(compare or ()),
                 split=split,
-                protocols=protocol or PROTOCOLS,
+                protocols=protocols,
                 limit=limit,
+                extraction=Extraction(pool or pool_for(protocols), plan, layer, folder, batch_size, workers),
+                settings=_settings(epochs, lr),
                 seed=seed,
+                out=out,
+                save_head=save_head,
                 command=shlex.join(["stjepa", *sys.argv[1:]]),
             )
-            _write_reports(board, out, save_head, progress)
-            return board
+            return score_all(request, device=pick_device(device), progress=progress)
 
-        console.run_command(call, render=_show, as_json=as_json, payload=_payload)
+        console.run_command(call, render=boards.show, as_json=as_json, payload=_payload)
 
     command.__annotations__ |= {"data_root": _root_option(name, scored), "split": _split_option(scored)}
     app.command(name, help=f"Probes on frozen features of {scored.title}.\n\nExample: stjepa infer {name}{scored.example}")(command)
@@ -223,120 +216,15 @@ for _name, _scored in DATASETS.items():
     _register(_name, _scored)
 
 
-def _openers(
-    checkpoint: Path | None, teacher: str | None, others: list[str], device: torch.device
-) -> list[Callable[[ClipSpec | None], Encoder]]:
-    """Functions that open the encoder that is asked about, and then those that it is compared with."""
-    from stjepa_cli.checkpoint import newest_checkpoint
-    from stjepa_cli.contenders import open_contender
-    from stjepa_cli.errors import ConfigError
+def _settings(epochs: int | None, lr: float | None) -> dict[str, Any]:
+    """Of the protocols that have settings; what nobody gave stays as it is."""
+    given: dict[str, Any] = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+    if not given:
+        return {}
+    from stjepa_cli.probes.finetune import FinetuneSettings
 
-    if teacher is not None and checkpoint is not None:
-        raise ConfigError("one encoder at a time", got="--checkpoint and --teacher", expected="one of them, and --compare for others")
-    run = config.checkpoints_dir(checkpoint)
-    # the newest now, not after hours: a run may go on meanwhile
-    asked = teacher or str(newest_checkpoint(run) if checkpoint is None or run.is_dir() else run)
-
-    def opener(name: str) -> Callable[[ClipSpec | None], Encoder]:
-        return lambda clip: open_contender(name, device=device, run=run, clip=clip)
-
-    return [_student(Path(asked), device) if teacher is None else opener(asked), *map(opener, others)]
-
-
-def _student(checkpoint: Path, device: torch.device) -> Callable[[ClipSpec | None], Encoder]:
-    from stjepa_cli.encoders import StudentEncoder
-
-    return lambda _: StudentEncoder.open(checkpoint, device)
-
-
-def _write_reports(board: Scoreboard, out: Path | None, save_head: bool, progress: Progress) -> None:
-    from stjepa_cli.evaluation import write_report
-    from stjepa_cli.prediction import save_heads
-
-    results = [result for entry in board.entries for result in entry.results]
-    for result in results:
-        own = _report_folder(result)
-        folder = own if out is None else out if len(results) == 1 else out / own.name
-        for path in (*write_report(result, folder), *(save_heads(result, folder) if save_head else ())):
-            progress.note(f"wrote {path}")
-
-
-def _report_folder(result: EvaluationResult) -> Path:
-    """A folder that tells encoders apart: reports of two checkpoints never overwrite each other."""
-    encoder = Path(result.checkpoint)
-    is_checkpoint = encoder.suffix == ".safetensors"
-    parent = encoder.parent if is_checkpoint else config.checkpoints_dir()
-    return parent / "reports" / f"{result.dataset}_split{result.split}_{encoder.stem if is_checkpoint else encoder.name}"
+    return {"finetune": FinetuneSettings(**given)}
 
 
 def _payload(board: Scoreboard) -> dict[str, Any]:
     return board.to_json()
-
-
-def _show(board: Scoreboard) -> None:
-    first = board.entries[0].results[0]
-    split = "all" if len(board.entries[0].results) > 1 else first.split
-    if len(board.entries) == 1:
-        _show_one(board.entries[0], f"{first.dataset} split {split}: {first.checkpoint}")
-    else:
-        _show_many(board, f"{first.dataset} split {split}")
-    _show_failed(board.entries[0])
-    made: dict[str, object] = {"command": board.command}
-    for entry in board.entries:
-        for result in entry.results:
-            made[f"{entry.encoder}, split {result.split}"] = ", ".join(f"{name} {digest[:16]}" for name, digest in result.digests.items())
-    console.show_pairs("Made by, from", made)
-
-
-def _show_one(entry: Entry, title: str) -> None:
-    deviations, rows = entry.deviations(), []
-    for name, figures in entry.figures().items():
-        for figure, value in figures.items():
-            spread = f"{deviations[name][figure]:.4f}" if deviations else None
-            rows.append((name, figure, f"{value:.4f}", spread, _interval(entry, name) if figure == "top1" else None))
-    shown = [row if deviations else (*row[:3], row[4]) for row in rows]
-    columns = (
-        ("protocol", "figure", "value", "deviation", "95 % of videos") if deviations else ("protocol", "figure", "value", "95 % of videos")
-    )
-    console.show_table(title, columns, shown, caption=_caption(entry))
-
-
-def _show_many(board: Scoreboard, title: str) -> None:
-    protocols = list(board.entries[0].results[0].probes)
-    rows = []
-    for entry in board.entries:
-        cells = []
-        for name in protocols:
-            value = next(iter(entry.figures()[name].values()))
-            cells.append(f"{value:.4f} {_interval(entry, name) or ''}".rstrip())
-        rows.append((entry.encoder, *cells))
-    heads = [f"{name} {next(iter(board.entries[0].figures()[name]))}" for name in protocols]
-    console.show_table(title, ("encoder", *heads), rows, caption=_caption(board.entries[0]) + "; in brackets: 95 % of videos drawn again")
-
-
-def _interval(entry: Entry, protocol: str) -> str | None:
-    return "[{:.3f}, {:.3f}]".format(*entry.intervals[protocol]) if protocol in entry.intervals else None
-
-
-def _caption(entry: Entry) -> str:
-    result = entry.results[0]
-    train, test, failed = (
-        ", ".join(f"{count:,}" for count in counts)
-        for counts in zip(*((part.num_train, len(part.ids), len(part.failed)) for part in entry.results), strict=True)
-    )
-    caption = f"{train} train and {test} test videos, {failed} failed and left out; chance {result.chance:.4f}; "
-    return (
-        caption
-        + f"features: {result.pool} of tokens, clips {result.clips}"
-        + (f", block {result.layer}" if result.layer else "")
-        + (f"; {result.remark}" if result.remark else "")
-    )
-
-
-def _show_failed(entry: Entry) -> None:
-    failed = list(dict.fromkeys((failure.id, failure.error) for result in entry.results for failure in result.failed))
-    if failed:
-        more = len(failed) - MAX_SHOWN
-        console.show_table(
-            "Videos that could not be used", ("video", "why"), failed[:MAX_SHOWN], caption=f"and {more} more" if more > 0 else None
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -118,17 +118,17 @@ class ProbeResult:
         scores: float32 (R_test, C), shares of belief that sum to 1 in a row, 0 where a class was never considered;
             None where the protocol ranks videos and not classes.
         chosen: settings, those that were fixed and those that were chosen, and on what.
-        hits: float (R_test,), what each video contributes to the first figure, whose mean it is; None where `scores` tell.
         head: what was fitted, for plain inference and without a card yet; None where nothing is fitted.
         student: what the head takes the features of, where the protocol changed it; None for the encoder as it was.
+        hits: float (R_test,), what each video contributes to the first figure, whose mean it is; None where `scores` tell.
     """
 
     figures: dict[str, float]
     scores: Tensor | None = None
     chosen: dict[str, float] = field(default_factory=dict)
-    hits: Tensor | None = None
     head: Head | None = None
     student: Student | None = None
+    hits: Tensor | None = None
 
 
 class Probe(ABC):
@@ -162,7 +162,7 @@ class Probe(ABC):
         for name, side in (("train", train), ("test", test)):
             _check_side(name, side, num_classes, self.takes_tokens)
         _check_widths(train, test)
-        train, test = (replace(side, values=side.values.to(self.device), labels=side.labels.to(self.device)) for side in (train, test))
+        train, test = (_on(side, self.device) for side in (train, test))
         if not self.takes_tokens:
             train, test = (replace(side, tokens=None) for side in (train, test))
             train = train.rows(train.by_id())
@@ -209,6 +209,12 @@ class VideoProbe(Probe):
     test_clips = "5x3"
 
 
+def _on(side: Features, device: torch.device) -> Features:
+    """Features on a device; tokens stay where they are."""
+    clips = None if side.clips is None else side.clips.to(device)
+    return replace(side, values=side.values.to(device), labels=side.labels.to(device), clips=clips)
+
+
 def _check_side(name: str, side: Features, num_classes: int, takes_tokens: bool) -> None:
     if not len(side):
         raise StjepaError(f"a probe needs {name} features", got="none")
@@ -238,6 +244,15 @@ def build(name: str, device: torch.device = CPU, settings: object = None) -> Pro
     if settings is not None:
         probe.settings = settings
     return probe
+
+
+def pool_for(protocols: Iterable[str]) -> str:
+    """How tokens become features where nobody says: `tokens` if a protocol takes them, else their `mean`.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    return "tokens" if {True} & {plugins.load("probes", name).takes_tokens for name in protocols} else "mean"
 
 
 def group_splits(train: Features, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -303,7 +318,7 @@ def scored_by_clip(logits: Tensor, test: Features, chosen: dict[str, float], hea
     """
     scores = logits.softmax(dim=1).view(len(test), -1, logits.shape[1]).mean(dim=1)
     guesses = logits if len(logits) == len(test) else scores.masked_fill(scores == 0, -torch.inf)  # logits tell more apart
-    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head=head)
+    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head)
 
 
 def nearest(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,8 @@ def correct(shots: Features, test: Features) -> Tensor:
     sums = unit.new_zeros(len(classes), unit.shape[1]).index_add_(0, places, unit)
     centroids = sums / torch.bincount(places)[:, None]
     nearness = F.normalize(test.values - mean, dim=1) @ centroids.T - centroids.square().sum(dim=1) / 2
-    return (classes[nearness.argmax(dim=1)] == test.labels).double()
+    found: Tensor = classes[nearness.argmax(dim=1)] == test.labels
+    return found.double()
 
 
 plugin = FewShotProbe

@@ -15,7 +15,10 @@ from __future__ import annotations
 import time
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from stjepa_cli.pooling import num_attention_heads
 from stjepa_cli.probes._attention import AttentiveSettings, Setting, fit
 from stjepa_cli.probes.attentive import AttentiveProbe
 from stjepa_cli.probes.base import CPU, Features, build
@@ -53,6 +56,42 @@ def measure_probes(quick: bool) -> list[Row]:
     return rows
 
 
+class Plain(nn.Module):
+    """The attentive probe in torch's own layers; tokens (B, L, D) to (B, C)."""
+
+    def __init__(self, num_blocks: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        heads = num_attention_heads(dim)
+        layer = nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, num_blocks, enable_nested_tensor=False) if num_blocks else nn.Identity()
+        self.query = nn.Parameter(torch.randn(1, 1, dim))
+        self.norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.cross = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.out = nn.Linear(dim, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, query = self.norm(self.blocks(tokens)), self.query.expand(len(tokens), -1, -1)
+        y = query + self.cross(query, x, x, need_weights=False)[0]
+        y = y + self.mlp(self.mlp_norm(y))
+        found: Tensor = self.out(y[:, 0])
+        return found
+
+
+def fit_plain(train: Features, setting: Setting, settings: AttentiveSettings) -> nn.Module:
+    """One run with one setting."""
+    assert train.tokens is not None
+    probe = Plain(settings.num_blocks, train.tokens.shape[2], int(train.labels.max()) + 1)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
+    for _ in range(settings.num_steps(len(train))):
+        rows = torch.randperm(len(train))[: settings.batch_size]
+        loss = F.cross_entropy(probe(train.tokens[rows].float()), train.labels[rows])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return probe
+
+
 def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds: int) -> Row:
     grid = AttentiveProbe.settings.grid
     settings = AttentiveSettings(num_blocks, grid, grid[0], epochs=1, batch_size=16, min_steps=steps)
@@ -63,7 +102,12 @@ def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds:
     def run(settings_of_run: tuple[Setting, ...]) -> object:
         return fit(train, train.by_id(), settings_of_run, settings, 0, CPU)
 
-    seconds = interleave({"one": lambda: run(grid), "separate": lambda: [run((setting,)) for setting in grid]}, rounds)
+    contenders = {
+        "one": lambda: run(grid),
+        "separate": lambda: [run((setting,)) for setting in grid],
+        "plain": lambda: [fit_plain(train, setting, settings) for setting in grid],
+    }
+    seconds = interleave(contenders, rounds)
     return {
         "blocks": num_blocks + 1,
         "tokens": num_tokens,
@@ -71,6 +115,8 @@ def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds:
         "one pass s": min(seconds["one"]),
         "20 runs s": min(seconds["separate"]),
         "times as fast": ratio(seconds, "one", "separate"),
+        "20 plain runs s": min(seconds["plain"]),
+        "times as fast as plain": ratio(seconds, "one", "plain"),
     }
 
 

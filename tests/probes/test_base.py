@@ -104,6 +104,27 @@ class TestEveryProbe:
             assert all(0 <= figure <= 1 for figure in result.figures.values())
             assert result.scores is None or bool(result.scores.isfinite().all())
 
+    def test_several_clips_that_are_alike_say_what_one_says(self, name: str) -> None:
+        train, test = make_features(60), make_features(21, side="test", seed=1)
+        if made(name).takes_tokens:
+            pytest.skip("three times the rows are other batches")
+        thrice = [replace(side, clips=side.values[:, None].repeat(1, 3, 1)) for side in (train, test)]
+        one, many = made(name).fit_score(train, test, 4, seed=0), made(name).fit_score(thrice[0], thrice[1], 4, seed=0)
+        assert many.figures == one.figures
+        assert one.scores is None or torch.allclose(many.scores, one.scores, atol=2e-3)  # type: ignore[arg-type]
+
+    @pytest.mark.cuda
+    @pytest.mark.parametrize("num_clips", [1, 2])
+    def test_a_gpu_gives_the_figures_of_the_cpu(self, name: str, num_clips: int) -> None:
+        train, test = make_features(60, noise=0.3), make_features(40, noise=0.3, side="test", seed=1)
+        if num_clips > 1:
+            train, test = (replace(side, clips=side.values[:, None].repeat(1, 2, 1)) for side in (train, test))
+        there = made(name)
+        there.device = torch.device("cuda")
+        found, wanted = there.fit_score(train, test, 4, seed=0), made(name).fit_score(train, test, 4, seed=0)
+        assert found.figures == pytest.approx(wanted.figures, abs=0.05)
+        assert found.scores is None or found.scores.device.type == "cpu"
+
     def test_what_cannot_be_fitted_is_refused_in_one_sentence(self, name: str) -> None:
         train, test, none = make_features(8), make_features(8, side="test"), torch.zeros(0, dtype=torch.int64)
         with pytest.raises(StjepaError, match="needs test features"):
