@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -55,6 +55,9 @@ class Teacher(ABC):
 
     model_types: ClassVar[tuple[str, ...]] = ()
     """The `model_type`s of Hugging Face configurations that it runs."""
+
+    flexible: ClassVar[tuple[str, ...]] = ()
+    """The fields of `ClipSpec` in which clips may differ from the model's own geometry."""
 
     known: ClassVar[Mapping[str, Outline]] = {}
     """Hub ids of which something is known even while no file of theirs is at hand."""
@@ -147,7 +150,7 @@ def open_teacher(
 
     Args:
         name: a built-in (`hog`), a local folder (`./hog` for one of a built-in's name), or a Hugging Face id.
-        clip: how clips are cut: free for a built-in, for a model its sampling and stride only.
+        clip: how clips are cut: free for a built-in, for a model its sampling, its stride and what is `flexible` in it.
         device: where it computes.
         revision: branch, tag or commit of a hub id.
         progress: is told before something is fetched.
@@ -215,26 +218,26 @@ def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], O
         raise TeacherError(f"no teacher plug-in runs {files.name}", got=got, expected=expected, fix=OTHERS)
     outline = cls.outline(config, None)
     known = cls.known[files.name].licence if files.name in cls.known else files.licence()
-    return cls, Outline(_cut(files.name, outline.clip, clip), outline.dim, outline.licence or known)
+    return cls, Outline(_cut(cls, files.name, outline.clip, clip), outline.dim, outline.licence or known)
 
 
-def _cut(name: str, own: ClipSpec, asked: ClipSpec | None) -> ClipSpec:
-    """The model's own geometry with the sampling that was asked for.
+def _cut(cls: type[Teacher], name: str, own: ClipSpec, asked: ClipSpec | None) -> ClipSpec:
+    """The clips that are asked for, or the model's own.
 
     Raises:
-        TeacherError: another geometry was asked for.
+        TeacherError: a geometry was asked for that the model does not take.
     """
     if asked is None:
         return own
     for field in _GEOMETRY:
-        if getattr(asked, field) != getattr(own, field):
+        if field not in cls.flexible and getattr(asked, field) != getattr(own, field):
             raise TeacherError(
                 f"{name} takes clips of one geometry and {field} is another",
                 got=getattr(asked, field),
                 expected=getattr(own, field),
                 fix="Leave the geometry to the model, or use `hog`, which takes any.",
             )
-    return replace(own, sampling=asked.sampling, stride=asked.stride)
+    return asked
 
 
 def _survey_absent(name: str, clip: ClipSpec | None) -> TeacherSurvey:
@@ -243,5 +246,5 @@ def _survey_absent(name: str, clip: ClipSpec | None) -> TeacherSurvey:
     for cls in _plugins():
         if name in cls.known:
             outline = cls.known[name]
-            return TeacherSurvey(name, kind_of(cls), False, detail, outline.licence, outline.dim, _cut(name, outline.clip, clip))
+            return TeacherSurvey(name, kind_of(cls), False, detail, outline.licence, outline.dim, _cut(cls, name, outline.clip, clip))
     return TeacherSurvey(name, "unknown", False, detail, "unknown")

@@ -291,7 +291,8 @@ def make_teacher(scale: Scale, device: torch.device) -> Callable[[Tensor], Tenso
     """VideoMAE with random weights and a random projection: uint8 clips (B, T, 3, S, S) to float16 latents (B, N, D)."""
     from transformers import VideoMAEConfig, VideoMAEModel
 
-    from stjepa_cli.teachers.videomae import IMAGENET, VideoMae
+    from stjepa_cli.teachers._pretrained import IMAGENET
+    from stjepa_cli.teachers.videomae import VideoMae
 
     dim, layers, heads = scale.teacher
     spec = scale.spec

@@ -14,8 +14,8 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVide
 
 from stjepa_cli.errors import TeacherError
 from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.teachers._pretrained import IMAGENET
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from stjepa_cli.teachers.videomae import IMAGENET
 from tests.contracts import TeacherContract, noise_clips
 
 CLIP = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
@@ -190,6 +190,10 @@ def _pointer(folder: Path) -> None:
         (lambda f: _edit(f, num_channels=1), "sees colour"),
         (lambda f: _edit(f, hidden_size=96), "cannot be loaded|not all there"),
         (lambda f: _edit(f, num_hidden_layers=3), "not all there: got .* first encoder.layer.2"),
+        (
+            lambda f: _edit(f, num_hidden_layers=1),
+            r"more than its config.json describes: got \d+ tensors too many, first videomae.encoder.layer.1",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "weights are empty"),
         (_cut, "the weights in .* cannot be loaded"),
