@@ -46,7 +46,7 @@ ABSENT = "absent"
 IN_MEMORY_BYTES = 1 << 30
 """Tokens of one list up to this size are held in memory."""
 
-_EDGE_BYTES = 1 << 16
+_EDGE_BYTES = 4096
 Key = tuple[str, str]
 
 

@@ -1,6 +1,6 @@
 """What the probes take: kNN, linear and the others on UCF-101-sized features, and a grid of attentive heads in one pass.
 
-    python -m tests.benchmarks.bench_probes [--quick] [--json]
+    python -m tests.benchmarks.bench_probes [--quick] [--json] [--device cuda]
 
 *Probes*: 9.5 k train and 3.8 k test videos of 101 classes in 18 and 7 groups, 384 numbers each, correlated as features are; wall
 and processor seconds, all cores. *Grid*: 20 settings of learning rate and weight decay fitted in one pass, against the same code
@@ -13,15 +13,17 @@ Aims: kNN and linear under 10 s on two cores; the grid 10 times as fast as separ
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stjepa_cli.devices import autocast, pick_device
 from stjepa_cli.pooling import num_attention_heads
 from stjepa_cli.probes._attention import AttentiveSettings, Setting, fit
 from stjepa_cli.probes.attentive import AttentiveProbe
-from stjepa_cli.probes.base import CPU, Features, build
+from stjepa_cli.probes.base import Features, build
 from tests.benchmarks.common import Row, interleave, parser, ratio, report
 
 NUM_CLASSES, DIM = 101, 384
@@ -39,12 +41,12 @@ def ucf_sized(num_rows: int, side: str, first_group: int, num_groups: int) -> Fe
     return Features(values, labels, tuple(f"g{group:02d}" for group in groups.tolist()), tuple(f"{side}{i:05d}" for i in range(num_rows)))
 
 
-def measure_probes(quick: bool) -> list[Row]:
+def measure_probes(device: torch.device, *, quick: bool) -> list[Row]:
     train, test = ucf_sized(953 if quick else 9537, "a", 7, 18), ucf_sized(378 if quick else 3783, "b", 0, 7)
     rows: list[Row] = []
     for name in ("knn", "linear", "retrieval", "fewshot"):
         wall, processor = time.perf_counter(), time.process_time()
-        figures = build(name).fit_score(train, test, NUM_CLASSES, seed=0).figures
+        figures = build(name, device).fit_score(train, test, NUM_CLASSES, seed=0).figures
         rows.append(
             {
                 "probe": name,
@@ -78,21 +80,23 @@ class Plain(nn.Module):
         return found
 
 
-def fit_plain(train: Features, setting: Setting, settings: AttentiveSettings) -> nn.Module:
+def fit_plain(train: Features, setting: Setting, settings: AttentiveSettings, device: torch.device) -> nn.Module:
     """One run with one setting."""
     assert train.tokens is not None
-    probe = Plain(settings.num_blocks, train.tokens.shape[2], int(train.labels.max()) + 1)
+    probe = Plain(settings.num_blocks, train.tokens.shape[2], int(train.labels.max()) + 1).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
     for _ in range(settings.num_steps(len(train))):
         rows = torch.randperm(len(train))[: settings.batch_size]
-        loss = F.cross_entropy(probe(train.tokens[rows].float()), train.labels[rows])
+        with autocast(device):
+            logits = probe(train.tokens[rows].to(device).float()).float()
+        loss = F.cross_entropy(logits, train.labels[rows].to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
     return probe
 
 
-def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds: int) -> Row:
+def measure_grid(device: torch.device, num_blocks: int, num_tokens: int, dim: int, *, steps: int, rounds: int) -> Row:
     grid = AttentiveProbe.settings.grid
     settings = AttentiveSettings(num_blocks, grid, grid[0], epochs=1, batch_size=16, min_steps=steps)
     names = tuple(f"v{i:03d}" for i in range(64))
@@ -100,14 +104,14 @@ def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds:
     train = Features(torch.zeros(64, 1), torch.arange(64) % 8, names, names, tokens)
 
     def run(settings_of_run: tuple[Setting, ...]) -> object:
-        return fit(train, train.by_id(), settings_of_run, settings, 0, CPU)
+        return fit(train, train.by_id(), settings_of_run, settings, 0, device)
 
     contenders = {
         "one": lambda: run(grid),
         "separate": lambda: [run((setting,)) for setting in grid],
-        "plain": lambda: [fit_plain(train, setting, settings) for setting in grid],
+        "plain": lambda: [fit_plain(train, setting, settings, device) for setting in grid],
     }
-    seconds = interleave(contenders, rounds)
+    seconds = interleave({name: waited(call, device) for name, call in contenders.items()}, rounds)
     return {
         "blocks": num_blocks + 1,
         "tokens": num_tokens,
@@ -120,13 +124,32 @@ def measure_grid(num_blocks: int, num_tokens: int, dim: int, steps: int, rounds:
     }
 
 
+def waited(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """A call that ends when the device has done what it was asked to."""
+
+    def run() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def measure_grids(device: torch.device, *, quick: bool) -> list[Row]:
+    sizes = [(0, 8, 16), (3, 4, 16)] if quick else [(0, 1568, 384), (0, 64, 64), (3, 8, 16), (3, 64, 64)]
+    if device.type == "cuda" and not quick:
+        sizes.append((3, 1568, 384))
+    return [measure_grid(device, *size, steps=2, rounds=1 if quick else 3) for size in sizes]
+
+
 def main() -> None:
-    arguments = parser(__doc__).parse_args()
-    report("Probes on UCF-101-sized features", measure_probes(arguments.quick), as_json=arguments.json)
+    made = parser(__doc__)
+    made.add_argument("--device", default="cpu", help="cpu or cuda")
+    arguments = made.parse_args()
+    device = pick_device(arguments.device)
+    report("Probes on UCF-101-sized features", measure_probes(device, quick=arguments.quick), as_json=arguments.json)
     torch.set_num_threads(1)
-    sizes = [(0, 8, 16), (3, 4, 16)] if arguments.quick else [(0, 1568, 384), (0, 64, 64), (3, 8, 16), (3, 64, 64)]
-    rows = [measure_grid(*size, steps=2, rounds=1 if arguments.quick else 3) for size in sizes]
-    report("A grid of 20 attentive heads, one pass against 20 runs", rows, as_json=arguments.json)
+    report("A grid of 20 attentive heads, one pass against 20 runs", measure_grids(device, quick=arguments.quick), as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@ scaled pair. `predicted` is (FLOPs of a training step + of the teacher's forward
 of 384, all tokens, SDPA) on the same 16 x 224 clips.
 *mfu* (GPU): the whole step on a resident batch, the largest power of two that fits, with and without `torch.compile`.
 *memory*: the most that two steps of the base preset at batch 64 take; on a CPU an estimate, see `estimated_peak`.
+*probes*: seconds of kNN and linear on UCF-101-sized features, and a grid of attentive heads in one pass over separate runs, as
+`bench_probes` has them.
 *start*: from typing `stjepa pretrain --max-steps 1` to the end of the first step, the second time.
 
 On a CPU `online` and `hybrid` count processor time, and one thread computes, so that other programs
 disturb less; decoding has threads of its own.
 
-Aims: loader 0.95; online 8 on a GPU, 0.8 of `predicted` on a CPU; hybrid 4; mfu 0.45; memory 15 GB; start 15 s.
+Aims: loader 0.95; online 8 on a GPU, 0.8 of `predicted` on a CPU; hybrid 4; mfu 0.45; memory 15 GB; kNN and linear 10 s,
+grid 10; start 15 s.
 """
 
 from __future__ import annotations
@@ -71,6 +74,7 @@ try:
     from stjepa_cli.store import LatentStore
     from stjepa_cli.student import Student
     from stjepa_cli.trainer import Trainer
+    from tests.benchmarks import bench_probes
     from tests.benchmarks.common import Row, interleave, parser, ratio, report
 except ModuleNotFoundError as missing:
     raise SystemExit(f"bench_train: nothing measured, {missing.name} is not installed (put its wheel on PYTHONPATH)") from missing
@@ -542,6 +546,20 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 # ----------------------------------------------------------------------------------------------------------------- start
 
 
+def probes(device: torch.device, *, quick: bool) -> list[Row]:
+    """What probes take."""
+    rows = [
+        row(f"{found['probe']} s", float(str(found["wall_seconds"])), 10.0, "9.5 k x 384, 101 classes", least=False)
+        for found in bench_probes.measure_probes(device, quick=quick)
+    ]
+    for found in bench_probes.measure_grids(device, quick=quick):
+        detail = (
+            f"{found['blocks']} blocks, {found['tokens']} tokens of {found['dim']}; {found['times as fast as plain']:.1f} of torch's layers"
+        )
+        rows.append(row("attentive grid / 20 runs", float(str(found["times as fast"])), 10.0, detail))
+    return rows
+
+
 def start(store: LatentStore, folder: Path, preset: str, device: torch.device) -> list[Row]:
     """Seconds from the command to the end of the first step, for a second run of the program."""
     batch_size = min(64, store.header.num_clips)
@@ -609,7 +627,7 @@ def described(device: torch.device, arguments: Any) -> str:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--only", default="", help="some of loader,online,hybrid,mfu,memory,start")
+    made.add_argument("--only", default="", help="some of loader,online,hybrid,mfu,memory,probes,start")
     made.add_argument("--out", type=Path, help="write bench_train.json there")
     made.add_argument("--device", default="auto", help="auto, cpu or cuda")
     made.add_argument("--folder", type=Path, help="where to put the cache; default: the folder for temporary files")
@@ -628,6 +646,7 @@ def main() -> None:
             "hybrid": lambda: hybrid(device, quick=quick),
             "mfu": lambda: mfu(device, quick=quick),
             "memory": lambda: memory(device, quick=quick),
+            "probes": lambda: probes(device, quick=quick),
             "start": lambda: start(make_cache(folder / "c", scale.spec, 16), folder, scale.preset, device),
         }
         for task in arguments.only.split(",") if arguments.only else tasks:
