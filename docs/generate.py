@@ -45,12 +45,13 @@ def _row(parameter: Any) -> str:
     if type(parameter).__name__ == "TyperArgument":
         names = f"`{parameter.name.upper()}`"
     told = (getattr(parameter, "help", None) or "").replace("|", "\\|")
-    stated = re.search(r"\s*\[default: (.*?)\]$", told)
     variable = f" Environment: `{parameter.envvar}`." if getattr(parameter, "envvar", None) else ""
-    return f"| {names} | {told[: stated.start()] if stated else told}{variable} | {stated[1] if stated else _default(parameter)} |"
+    return f"| {names} | {told}{variable} | {_default(parameter)} |"
 
 
 def _default(parameter: Any) -> str:
+    if isinstance(parameter.show_default, str):
+        return parameter.show_default
     if parameter.secondary_opts:
         return str((parameter.opts if parameter.default else parameter.secondary_opts)[0]).lstrip("-")
     value = getattr(parameter.default, "value", parameter.default)

@@ -207,6 +207,7 @@ def test_version_and_help(stjepa: Program) -> None:
                 ("demo",))  # fmt: skip
     for command in commands:
         assert "Example: stjepa" in stjepa(*command, "--help").stdout, command
+    assert "[default: (base)]" in stjepa("pretrain", "--help").stdout  # and not taken for markup
 
 
 @pytest.mark.parametrize(

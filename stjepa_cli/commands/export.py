@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything yet.")],
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest. [default: checkpoints]")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest.", show_default="checkpoints")] = None,
     format: Annotated[
         str, typer.Option(help="hf: config.json and model.safetensors. torchscript: loads without stjepa. onnx: needs the extra onnx.")
     ] = "hf",

@@ -58,7 +58,7 @@ def _register(name: str, scored: Scored) -> None:
     def command(
         data_root: str | None = None,
         checkpoint: Annotated[
-            Path | None, typer.Option(help="A checkpoint, a folder for its newest, or an exported student. [default: the newest]")
+            Path | None, typer.Option(help="A checkpoint, a folder for its newest, or an exported student.", show_default="the newest")
         ] = None,
         teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None,
         compare: Annotated[
@@ -70,7 +70,7 @@ def _register(name: str, scored: Scored) -> None:
             ),
         ] = None,
         split: str = scored.splits[0],
-        protocol: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: " + ", ".join(PROTOCOLS) + "]")] = None,
+        protocol: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default=", ".join(PROTOCOLS))] = None,
         limit: Annotated[
             int | None, typer.Option(min=1, help="At most so many train and so many test videos, spread over the classes.")
         ] = None,
@@ -79,31 +79,33 @@ def _register(name: str, scored: Scored) -> None:
             typer.Option(help="Clips of a video: temporal x spatial, or frames x temporal x spatial (16x5x3); their scores are averaged."),
         ] = "1x1",
         sampling: Annotated[
-            str | None, typer.Option(help="Frames of a clip: uniform over the video, or dense. [default: as the encoder was trained]")
+            str | None, typer.Option(help="Frames of a clip: uniform over the video, or dense.", show_default="as the encoder was trained")
         ] = None,
-        stride: Annotated[int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame. [default: 4]")] = None,
-        layer: Annotated[int | None, typer.Option(help="Block of a student, from 1, or negative from the end. [default: the last]")] = None,
+        stride: Annotated[int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame.", show_default="4")] = None,
+        layer: Annotated[
+            int | None, typer.Option(help="Block of a student, from 1, or negative from the end.", show_default="the last")
+        ] = None,
         pool: Annotated[
             str | None,
             typer.Option(
-                help="mean: over all tokens. time: over space, time steps side by side. tokens: all of them. "
-                "[default: tokens for probes that take them, else mean]"
+                help="mean: over all tokens. time: over space, time steps side by side. tokens: all of them.",
+                show_default="tokens for probes that take them, else mean",
             ),
         ] = None,
         features: Annotated[
             Path | None,
             typer.Option(
-                envvar="STJEPA_FEATURES", help="Folder where features are kept and found again. [default: ~/.cache/stjepa/features]"
+                envvar="STJEPA_FEATURES", help="Folder where features are kept and found again.", show_default="~/.cache/stjepa/features"
             ),
         ] = None,
         cached: Annotated[bool, typer.Option("--features-cache/--no-features-cache", help="Keep features, and use kept ones.")] = True,
-        epochs: Annotated[int | None, typer.Option(min=1, help="Of `--protocol finetune`. [default: 50]")] = None,
-        lr: Annotated[float | None, typer.Option(help="Of `--protocol finetune`, at 256 clips a step. [default: 0.001]")] = None,
+        epochs: Annotated[int | None, typer.Option(min=1, help="Of `--protocol finetune`.", show_default="50")] = None,
+        lr: Annotated[float | None, typer.Option(help="Of `--protocol finetune`, at 256 clips a step.", show_default="0.001")] = None,
         batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
         workers: options.Workers = 4,
         device: options.Device = "auto",
         seed: Annotated[int, typer.Option(min=0, help="Of what the probes and the intervals draw.")] = 0,
-        out: Annotated[Path | None, typer.Option(help="Folder of the report. [default: beside the checkpoint]")] = None,
+        out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="beside the checkpoint")] = None,
         save_head: Annotated[
             bool, typer.Option("--save-head", help="Keep what was fitted in that folder, for `stjepa infer video`.")
         ] = False,
@@ -146,8 +148,8 @@ def _register(name: str, scored: Scored) -> None:
 def _root_option(name: str, scored: Scored) -> Any:
     if name == "folder":
         return Annotated[str, typer.Argument(metavar="DIR", help="train/<class>/<video> and test/<class>/<video>, or <class>/<video>.")]
-    told = f"{scored.title}, a folder or URL. [default: /mnt/{name}]"
-    return Annotated[str | None, typer.Option(envvar=f"STJEPA_{name.upper()}", metavar="PATH|URL", help=told)]
+    told, variable = f"{scored.title}, a folder or URL.", f"STJEPA_{name.upper()}"
+    return Annotated[str | None, typer.Option(envvar=variable, metavar="PATH|URL", help=told, show_default=f"/mnt/{name}")]
 
 
 def _split_option(scored: Scored) -> Any:
@@ -167,10 +169,10 @@ def _split_help(scored: Scored) -> str:
 def video(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Video files or URLs.")],
     head: Annotated[
-        Path | None, typer.Option(help="A saved head, or a folder for the newest below it. [default: the newest of the reports]")
+        Path | None, typer.Option(help="A saved head, or a folder for the newest below it.", show_default="the newest of the reports")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="The head's encoder, where it has moved: checkpoint, folder or id.")] = None,
-    clips: Annotated[str | None, typer.Option(help="Clips of a video, 16x5x3. [default: those that the head was scored on]")] = None,
+    clips: Annotated[str | None, typer.Option(help="Clips of a video, 16x5x3.", show_default="those that the head was scored on")] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to print of each video.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that the encoder sees at once.")] = 8,
     workers: options.Workers = 4,

@@ -31,7 +31,7 @@ def root() -> None:
     help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints --stats"
 )
 def checkpoint(
-    path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest. [default: checkpoints]")] = None,
+    path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest.", show_default="checkpoints")] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Load the tensors and show their statistics; exit 1 if one is not finite.")
     ] = False,
@@ -64,7 +64,7 @@ def checkpoint(
 @app.command(help="Show a cache: what it was made from, how full it is, its channels.\n\nExample: stjepa inspect cache /data/cache")
 def cache(
     path: Annotated[
-        str | None, typer.Argument(metavar="[PATH|URL]", help="The cache. [default: STJEPA_CACHE, or that of the data root]")
+        str | None, typer.Argument(metavar="[PATH|URL]", help="The cache.", show_default="STJEPA_CACHE, or that of the data root")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Rows that the statistics are of.")] = 64,
     as_json: options.Json = False,

@@ -28,41 +28,47 @@ def register(app: typer.Typer) -> None:
 def pretrain(
     data_root: options.SSv2Root = None,
     cache: options.Cache = None,
-    checkpoints: Annotated[Path | None, typer.Option(envvar="STJEPA_CHECKPOINTS", help="Folder of the run. [default: checkpoints]")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help=f"Passes over the clips. [default: {config.RunConfig.epochs}]")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help=f"Clips a step, over all processes. [default: {config.RunConfig.batch_size}]")
+    checkpoints: Annotated[
+        Path | None, typer.Option(envvar="STJEPA_CHECKPOINTS", help="Folder of the run.", show_default="checkpoints")
     ] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step, to save memory. [default: 1]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(config.RunConfig.epochs))] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Clips a step, over all processes.", show_default=str(config.RunConfig.batch_size))
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step, to save memory.", show_default="1")] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help=f"Peak learning rate at 64 clips a step. [default: {config.OptimizerConfig.lr}]"),
+        typer.Option(help="Peak learning rate at 64 clips a step.", show_default=str(config.OptimizerConfig.lr)),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help=f"[default: {config.OptimizerConfig.weight_decay}]")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, or muon for the matrices of the blocks. [default: adamw]")] = None,
-    loss: Annotated[str | None, typer.Option(help="cosine, smooth_l1 or l1. [default: cosine]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, show_default=str(config.OptimizerConfig.weight_decay))] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, or muon for the matrices of the blocks.", show_default="adamw")] = None,
+    loss: Annotated[str | None, typer.Option(help="cosine, smooth_l1 or l1.", show_default="cosine")] = None,
     mask_ratio: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help=f"Share of the tubes to hide. [default: {config.RunConfig.mask_ratio}]")
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of the tubes to hide.", show_default=str(config.RunConfig.mask_ratio))
     ] = None,
-    mask_sampler: Annotated[str | None, typer.Option(help="tube, or multiblock: rectangles of tubes. [default: tube]")] = None,
-    masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks that each decoded clip is seen under. [default: 1]")] = None,
+    mask_sampler: Annotated[str | None, typer.Option(help="tube, or multiblock: rectangles of tubes.", show_default="tube")] = None,
+    masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks that each decoded clip is seen under.", show_default="1")] = None,
     ema: Annotated[
-        float | None, typer.Option(help=f"Decay of the average that is released; 0 for none. [default: {config.RunConfig.ema}]")
+        float | None, typer.Option(help="Decay of the average that is released; 0 for none.", show_default=str(config.RunConfig.ema))
     ] = None,
-    preset: Annotated[Preset | None, typer.Option(help=f"Size of the student. [default: {config.RunConfig.preset}]")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=str(config.RunConfig.preset))] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop there; the schedule stays that of all epochs.")] = None,
     checkpoint_every: Annotated[
         str | None,
         typer.Option(metavar="STEPS|MINUTESm", help="Save also every 500 steps (500) or 30 minutes (30m)."),
     ] = None,
-    keep: Annotated[int | None, typer.Option(min=0, help="Newest checkpoints that stay, with the best; 0 for all. [default: 0]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help=f"Of weights, masks and order. [default: {config.RunConfig.seed}]")] = None,
-    device: Annotated[str | None, typer.Option(help=f"auto, cpu, cuda or cuda:N. [default: {config.RunConfig.device}]")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help=f"Threads that decode. [default: {config.RunConfig.workers}]")] = None,
-    memory_gb: Annotated[
-        float | None, typer.Option(min=0, help=f"Keep so much of decoded clips in memory. [default: {config.RunConfig.memory_gb}]")
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="Newest checkpoints that stay, with the best; 0 for all.", show_default="0")
     ] = None,
-    compile_: Annotated[str | None, typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile. [default: auto]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, masks and order.", show_default=str(config.RunConfig.seed))] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=str(config.RunConfig.device))] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode.", show_default=str(config.RunConfig.workers))] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0, help="Keep so much of decoded clips in memory.", show_default=str(config.RunConfig.memory_gb))
+    ] = None,
+    compile_: Annotated[
+        str | None, typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile.", show_default="auto")
+    ] = None,
     recompute: Annotated[
         bool | None,
         typer.Option("--recompute/--no-recompute", help="Save memory by computing activations twice."),

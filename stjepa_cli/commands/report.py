@@ -26,11 +26,13 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Annotated[Path | None, typer.Argument(help="Folder of the run. [default: checkpoints]")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page. [default: report.html in the run's folder]")] = None,
+    run: Annotated[Path | None, typer.Argument(help="Folder of the run.", show_default="checkpoints")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page.", show_default="report.html in the run's folder")] = None,
     # no variables for these two: the run remembers its own
-    data_root: Annotated[str | None, typer.Option(metavar="PATH|URL", help="Where the videos are now. [default: that of the run]")] = None,
-    cache: Annotated[str | None, typer.Option(metavar="PATH|URL", help="Where the cache is now. [default: that of the run]")] = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="Where the videos are now.", show_default="that of the run")
+    ] = None,
+    cache: Annotated[str | None, typer.Option(metavar="PATH|URL", help="Where the cache is now.", show_default="that of the run")] = None,
     clips: Annotated[int, typer.Option(min=0, help="Clips to show.")] = 4,
     as_json: options.Json = False,
 ) -> None:
