@@ -25,6 +25,7 @@ from stjepa_cli.probes.base import Features, Probe, ProbeResult, Sources, VideoP
 from stjepa_cli.progress import SILENT, Progress
 
 PROTOCOLS = ("knn", "linear", "retrieval")
+MAX_TWINS = 5
 
 Settings = Mapping[str, Any]
 NO_SETTINGS: Settings = {}
@@ -94,6 +95,11 @@ class EvaluationResult:
         """Top-1 share of blind guessing, 1 / C."""
         return 1 / len(self.classes)
 
+    @property
+    def own_clips(self) -> dict[str, str]:
+        """Protocols that scored other clips than the features are of, and which."""
+        return {name: probe.clips for name, probe in self.probes.items() if probe.clips not in ("", self.clips)}
+
     def to_json(self) -> dict[str, Any]:
         """As plain values; each protocol that ran is a key of its own."""
         return {
@@ -106,6 +112,7 @@ class EvaluationResult:
             "chosen": {name: result.chosen for name, result in self.probes.items() if result.chosen},
             "pool": self.pool,
             "clips": self.clips,
+            **({"own_clips": own} if (own := self.own_clips) else {}),
             "sampling": self.sampling,
             "layer": self.layer,
             "digests": self.digests,
@@ -163,21 +170,19 @@ def score(
     `settings` are those of protocols that are not to have their own, by name.
     """
     started = time.perf_counter()
-    probes = _probes(protocols, store, settings)  # a wrong name is told before hours of decoding
+    probes = suited_probes(protocols, store, settings)  # a wrong name is told before hours of decoding
     name, (train_split, test_split) = dataset.pair(split)
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
     train_items, test_items = spread(train_items, limit), spread(test_items, limit)
-    told = refuse_twins(train_items, test_items, store.fingerprint, official=dataset.official)
+    told = refuse_twins(train_items, test_items, store.fingerprints, official=dataset.official)
     train, failed_train = store.take(train_items, train_split)
     _refuse_empty(train, failed_train, train_split)
     test, failed_test = store.take(test_items, test_split)
     _refuse_empty(test, failed_test, test_split)
     items = {item.id: item for item in (*train_items, *test_items)}
-    for probe in probes.values():
-        if isinstance(probe, VideoProbe):
-            probe.sources = _sources(store, probe, items)
-    results = {name: probe.fit_score(train, test, len(dataset.classes), seed) for name, probe in probes.items()}
+    results = _fitted(probes, store, dataset.classes, items, train, test, seed)
+    bare_train, bare_test = (replace(side, tokens=None, clips=None) for side in (train, test))
     return EvaluationResult(
         dataset=dataset.name,
         split=int(name) if name.isdecimal() else name,
@@ -188,7 +193,7 @@ def score(
         ids=test.ids,
         truths=tuple(test.labels.tolist()),
         failed=(*failed_train, *failed_test),
-        probes={name: _named(result, probes[name], store, dataset.classes) for name, result in results.items()},
+        probes=results,
         seconds=time.perf_counter() - started,
         clips=str(store.plan),
         sampling=store.clip.sampling,
@@ -199,42 +204,64 @@ def score(
         },
         remark="; ".join(filter(None, (dataset.remark, told))),
         layer=store.spec.layer,
-        evidence=Evidence(store.clip, items, replace(train, tokens=None), replace(test, tokens=None)),
+        evidence=Evidence(store.clip, items, bare_train, bare_test),
     )
 
 
-def _probes(protocols: Sequence[str], store: FeatureStore, settings: Settings) -> dict[str, Probe]:
-    """The probes, each of which can be fed by the store."""
+def _fitted(
+    probes: Mapping[str, Probe],
+    store: FeatureStore,
+    classes: tuple[str, ...],
+    items: Mapping[str, VideoItem],
+    train: Features,
+    test: Features,
+    seed: int,
+) -> dict[str, ProbeResult]:
+    """What each probe found."""
+    found = {}
+    for name, probe in probes.items():
+        if isinstance(probe, VideoProbe):
+            probe.sources = _sources(store, probe, items)
+        found[name] = _named(probe.fit_score(train, test, len(classes), seed), probe, store, classes)
+    return found
+
+
+def suited_probes(protocols: Sequence[str], store: FeatureStore, settings: Settings = NO_SETTINGS) -> dict[str, Probe]:
+    """The probes by name, each of which can be fed by the store; nothing is extracted for that.
+
+    Raises:
+        ConfigError: there is none of a name, or one does not suit the encoder or the features.
+    """
     probes = {name: build(name, store.device, settings.get(name)) for name in protocols}
     for name, probe in probes.items():
         if probe.takes_tokens and store.pool != "tokens":
             raise ConfigError(f"{name} takes single tokens", got=f"pool {store.pool}", expected="tokens", fix="Type `--pool tokens`.")
         if isinstance(probe, VideoProbe) and not isinstance(store.encoder, StudentEncoder):
             raise ConfigError(f"{name} trains a student", got=store.encoder.name, expected="a checkpoint or an exported student")
+        if isinstance(probe, VideoProbe) and store.extraction.layer is not None:
+            raise ConfigError(f"{name} trains the whole student", got=f"layer {store.extraction.layer}", fix="Leave out --layer.")
+    unknown = sorted(set(settings) - set(probes))
+    if unknown:
+        raise ConfigError("settings of a protocol that does not run", got=unknown[0], fix=f"Type `--protocol {unknown[0]}`.")
     return probes
 
 
 def _sources(store: FeatureStore, probe: VideoProbe, items: Mapping[str, VideoItem]) -> Sources:
     assert isinstance(store.encoder, StudentEncoder)  # checked with the probes
-    plan = store.plan if store.plan.num_clips > 1 else replace(parse_plan(probe.test_clips), sampling=store.clip.sampling)
-    return Sources(
-        store.encoder.student,
-        items,
-        store.clip,
-        plan.fit(store.encoder.clip),
-        store.extraction.batch_size,
-        store.extraction.workers,
-        store.progress,
-    )
+    spread_out = parse_plan(probe.test_clips)
+    plan = store.plan if store.plan.num_clips > 1 else replace(store.plan, temporal=spread_out.temporal, spatial=spread_out.spatial)
+    own = store.extraction
+    return Sources(store.encoder.student, items, store.clip, plan, own.batch_size, own.workers, store.progress)
 
 
 def _named(result: ProbeResult, probe: Probe, store: FeatureStore, classes: tuple[str, ...]) -> ProbeResult:
-    """A result whose head says what it belongs to."""
+    """A result that says which clips it scored, and whose head says what it belongs to."""
+    plan = probe.sources.plan if isinstance(probe, VideoProbe) else store.plan
+    result = replace(result, clips=str(plan))
     if result.head is None:
         return result
     encoder = store.encoder if result.student is None else StudentEncoder(result.student, store.encoder.name)
     pool = "tokens" if result.head.kind == "attentive" else "mean" if result.student or store.pool == "tokens" else store.pool
-    plan = probe.sources.plan if isinstance(probe, VideoProbe) else store.plan
     card = HeadCard(
         encoder=encoder.name,
         encoder_digest=encoder.digest,
@@ -262,23 +289,25 @@ def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
             raise DatasetError(f"train and test share {len(both)} of their {what}s", got=both[0], fix="Put back the official split files.")
 
 
-def refuse_twins(train: Sequence[VideoItem], test: Sequence[VideoItem], fingerprint: Callable[[VideoItem], str], *, official: bool) -> str:
+def refuse_twins(
+    train: Sequence[VideoItem], test: Sequence[VideoItem], fingerprints: Callable[[Sequence[VideoItem]], Sequence[str]], *, official: bool
+) -> str:
     """Refuse a split whose test videos lie under other names in train; official lists are as they are, and it is said.
 
     Returns:
         what is to be said, empty if there is nothing.
 
     Raises:
-        DatasetError: the same file is on both sides of lists that are nobody's standard; the message names a pair.
+        DatasetError: the same file is on both sides of lists that are nobody's standard; the message names pairs.
     """
-    known = {fingerprint(item): item for item in train}
-    both = [(known[mark], item) for item in test if (mark := fingerprint(item)) in known and mark != ABSENT]
+    known = dict(zip(fingerprints(train), train, strict=True))
+    both = [(known[mark], item) for mark, item in zip(fingerprints(test), test, strict=True) if mark in known and mark != ABSENT]
     if not both:
         return ""
-    pair = f"{both[0][0].id} and {both[0][1].id}"
+    told = ", ".join(f"{mine.id} and {theirs.id}" for mine, theirs in both[:MAX_TWINS]) + (", ..." if len(both) > MAX_TWINS else "")
     if not official:
-        raise DatasetError(f"train and test share {len(both)} files under two names", got=pair, fix="Leave one of each pair out.")
-    return f"the official lists have {len(both)} files on both sides under two names, first {pair}"
+        raise DatasetError(f"train and test share {len(both)} files under two names", got=told, fix="Leave one of each pair out.")
+    return f"the official lists have {len(both)} files on both sides under two names: {told}"
 
 
 def _id(item: VideoItem) -> str | None:

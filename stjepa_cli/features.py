@@ -33,10 +33,14 @@ from stjepa_cli.errors import CheckpointError, ConfigError, storage_errors
 from stjepa_cli.locations import Location, is_local
 from stjepa_cli.nouns import ClipSpec, digest, software_versions
 from stjepa_cli.plans import ONE_CLIP, ClipPlan
+from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.probes.base import Features
 from stjepa_cli.progress import SILENT, Progress
 
 SHARD_VIDEOS = 512
+SHARD_BYTES = 1 << 28
+MANY = 2000
+"""Files that are looked at without a word."""
 SHARD_SECONDS = 2.0
 LOST_SHARE = 0.05
 """A process that is killed loses at most `SHARD_SECONDS`, or this share of the time that it took so far."""
@@ -46,7 +50,7 @@ ABSENT = "absent"
 IN_MEMORY_BYTES = 1 << 30
 """Tokens of one list up to this size are held in memory."""
 
-_EDGE_BYTES = 4096
+_SAMPLE_BYTES = 1 << 14
 Key = tuple[str, str]
 
 
@@ -147,11 +151,11 @@ class FeatureStore:
         self._rows: dict[Key, Tensor] = {}
         self._errors: dict[Key, str] = {}
         self._marks: dict[Location, str] = {}
-        for path in sorted(self.folder.glob("*.safetensors")) if self.folder else ():
-            self._load(path)
+        self._loaded = False
 
     def __len__(self) -> int:
         """Videos that it has features of."""
+        self._load()
         return len(self._rows)
 
     def take(self, items: Sequence[VideoItem], name: str = "features") -> tuple[Features, tuple[Failure, ...]]:
@@ -164,7 +168,9 @@ class FeatureStore:
         Raises:
             StjepaError: a feature is not finite, or the disk is full.
         """
-        keys = {item.id: (item.id, self.fingerprint(item)) for item in items}
+        self._load()
+        marks = self.fingerprints(items)
+        keys = {item.id: (item.id, mark) for item, mark in zip(items, marks, strict=True)}
         self._extract([item for item in items if not self._knows(keys[item.id])], keys, name)
         kept = [item for item in items if keys[item.id] in self._rows]
         rows = [self._rows[keys[item.id]] for item in kept]
@@ -177,13 +183,20 @@ class FeatureStore:
             self._side_by_side(rows) if rows and self.pool == "tokens" else None,
             clips if clips.shape[1] > 1 else None,
         )
+        features.refuse_broken_tokens()
         return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
 
-    def fingerprint(self, item: VideoItem) -> str:
-        """That of a video's file, read once."""
-        if item.path not in self._marks:
-            self._marks[item.path] = fingerprint(item.path)
-        return self._marks[item.path]
+    def fingerprints(self, items: Sequence[VideoItem]) -> list[str]:
+        """Those of the videos' files, in their order; each file is read once."""
+        new = list(dict.fromkeys(item.path for item in items if item.path not in self._marks))
+        if len(new) > MANY:
+            with self.progress.task("looking at files", total=len(new), unit="files") as task:
+                for path, mark in zip(new, ordered_map(fingerprint, new, num_workers=self.extraction.workers), strict=True):
+                    self._marks[path] = mark
+                    task.advance(1)
+        else:
+            self._marks |= {path: fingerprint(path) for path in new}
+        return [self._marks[item.path] for item in items]
 
     def _side_by_side(self, rows: Sequence[Tensor]) -> Tensor:
         """Tokens (C, N, D) of videos as one tensor (R, C * N, D): in a file without a name where they are too many for memory."""
@@ -201,17 +214,21 @@ class FeatureStore:
         if not items:
             return
         new: list[tuple[Key, Tensor | str]] = []
-        started = written = time.monotonic()
+        started, written, num_bytes = time.monotonic(), time.monotonic(), 0
         with self.progress.task(name, total=len(items), unit="videos") as task:
             try:
                 for item, found in self._encode(items):
-                    new.append((keys[item.id], found if isinstance(found, Tensor) else str(found)))
-                    self._remember(*new[-1])
+                    row = (keys[item.id], found if isinstance(found, Tensor) else str(found))
+                    self._remember(*row)
+                    if isinstance(found, Tensor) or is_local(item.path):  # a server that did not answer may the next time
+                        new.append(row)
+                    num_bytes += found.nbytes if isinstance(found, Tensor) else 0
                     task.advance(1, failed=len(self._errors))
                     now = time.monotonic()
-                    if len(new) >= SHARD_VIDEOS or now - written > max(SHARD_SECONDS, LOST_SHARE * (now - started)):
+                    overdue = now - written > max(SHARD_SECONDS, LOST_SHARE * (now - started))
+                    if overdue or len(new) >= SHARD_VIDEOS or num_bytes >= SHARD_BYTES:
                         self._write(new)
-                        new, written = [], time.monotonic()
+                        new, written, num_bytes = [], time.monotonic(), 0
             finally:
                 self._write(new)
 
@@ -249,7 +266,13 @@ class FeatureStore:
         if self.pool == "tokens":  # from now on they are the file's pages, which the system may drop
             self._rows |= {key: row for (key, _), row in zip(rows, read_tensors(path)["values"], strict=True)}
 
-    def _load(self, path: Path) -> None:
+    def _load(self) -> None:
+        """Take what is kept, once."""
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder and not self._loaded else ():
+            self._load_file(path)
+        self._loaded = True
+
+    def _load_file(self, path: Path) -> None:
         """Take the rows of a file, or say why it is not used."""
         try:
             header, values = self._checked(path)
@@ -273,7 +296,7 @@ class FeatureStore:
 
 
 def fingerprint(path: Location) -> str:
-    """What tells that a file was replaced: its size and the sha256 of both ends, 16 hex digits; a URL stands for its file.
+    """What tells that a file was replaced: its size and the sha256 of its ends and middle, 16 hex digits; a URL stands for its file.
 
     All of it would take as long as extracting, and a stamp of time changes with every copy.
     """
@@ -284,9 +307,9 @@ def fingerprint(path: Location) -> str:
         size = path.stat().st_size
         found.update(f"{size} ".encode())
         with path.open("rb") as file:
-            found.update(file.read(_EDGE_BYTES))
-            file.seek(max(0, size - _EDGE_BYTES))
-            found.update(file.read(_EDGE_BYTES))
+            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):  # headers and indices alone may be those of another video
+                file.seek(start)
+                found.update(file.read(_SAMPLE_BYTES))
     except OSError:
         return ABSENT
     return found.hexdigest()[:16]

@@ -54,9 +54,12 @@ class ClipPlan:
         """How a clip is cut, for an encoder whose own clips are cut by `spec`.
 
         Raises:
-            ConfigError: no such sampling, or a stride that is none.
+            ConfigError: no such sampling, a stride that is none, or one for clips that are not dense.
         """
-        return replace(spec, sampling=self.sampling or spec.sampling, stride=self.stride or spec.stride)
+        clip = replace(spec, sampling=self.sampling or spec.sampling, stride=spec.stride if self.stride is None else self.stride)
+        if self.stride is not None and clip.sampling == "uniform":
+            raise ConfigError("a stride is for dense sampling", got=f"stride {self.stride}", fix="Type `--sampling dense`.")
+        return clip
 
     def __str__(self) -> str:
         return "x".join(str(size) for size in (self.num_frames, self.temporal, self.spatial) if size is not None)

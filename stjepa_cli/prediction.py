@@ -91,7 +91,7 @@ def check_heads(protocols: Sequence[str]) -> None:
         raise ConfigError("no protocol has a head to save", got=", ".join(protocols), expected="one of " + ", ".join(able))
 
 
-def save_heads(result: EvaluationResult, folder: Path) -> tuple[Path, ...]:
+def save_heads(result: EvaluationResult, folder: Path, *, progress: Progress = SILENT) -> tuple[Path, ...]:
     """Write `head_<protocol>.safetensors` for each protocol that has fitted a head, and nothing for the others.
 
     A protocol that trained the student too leaves it in `student_<protocol>`, an export that every command takes for a checkpoint;
@@ -105,8 +105,9 @@ def save_heads(result: EvaluationResult, folder: Path) -> tuple[Path, ...]:
         if probe.head is None or probe.head.card is None:
             continue
         encoder = Path(probe.head.card.encoder)
-        if probe.student is not None and not encoder.exists():
-            continue  # it started from no file that could say where it comes from: `untrained`
+        if probe.student is not None and not encoder.exists():  # no file could say where it comes from: `untrained`
+            progress.note(f"the student that {name} trained is not kept: {encoder} is neither a checkpoint nor an export")
+            continue
         if probe.student is not None:
             encoder = _save_student(result, name, probe.student, folder / f"student_{name}")
             written.append(encoder)
@@ -118,13 +119,16 @@ def save_heads(result: EvaluationResult, folder: Path) -> tuple[Path, ...]:
 
 
 def _save_student(result: EvaluationResult, protocol: str, student: Student, folder: Path) -> Path:
-    """Replaces what an earlier report left there."""
-    if (folder / CONFIG).is_file():
-        with storage_errors(folder):
-            shutil.rmtree(folder)
+    """Takes the place of what an earlier report left there, once it is whole: that may be what it started from."""
     origin = f"{result.dataset}, split {result.split}"
     tuning = Tuning(origin, result.num_train, result.digests["encoder"], result.probes[protocol].chosen, software_versions())
-    write_finetuned(student, Path(result.checkpoint), tuning, folder)
+    fresh = folder.with_name(f"{folder.name}.new")
+    with storage_errors(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        write_finetuned(student, Path(result.checkpoint), tuning, fresh)
+        if (folder / CONFIG).is_file():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
     return folder
 
 
@@ -195,6 +199,6 @@ def predict(
 def _best(head: Head, features: Tensor, count: int) -> tuple[Guess, ...]:
     """The likeliest classes of a video, of the features (C, F) or tokens (C, N, D) of its clips; none of those that train lacked."""
     assert head.card is not None  # it comes from a file
-    ranked = head.predict(features).mean(dim=0).cpu().sort(descending=True, stable=True)
-    places = ranked.indices.tolist()[: min(count, len(head.labels))]
-    return tuple(Guess(head.card.classes[place], score) for place, score in zip(places, ranked.values.tolist(), strict=False))
+    ranked = head.predict(features).mean(dim=0)[head.labels].cpu().sort(descending=True, stable=True)
+    names = [head.card.classes[label] for label in head.labels.cpu()[ranked.indices].tolist()]
+    return tuple(Guess(name, score) for name, score in zip(names, ranked.values.tolist(), strict=True))[:count]

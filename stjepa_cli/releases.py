@@ -28,7 +28,7 @@ class Tuning:
     """What an encoder was fine-tuned on after it had been trained.
 
     Attributes:
-        dataset: name and split of the videos, `ucf101/train1`.
+        dataset: name and split of the videos, `ucf101, split 1`.
         num_videos: of them.
         start: digest of the encoder that it started from.
         settings: the recipe, by name.

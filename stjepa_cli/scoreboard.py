@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stjepa_cli.datasets.base import Dataset
 from stjepa_cli.encoders import Encoder
-from stjepa_cli.evaluation import NO_SETTINGS, PROTOCOLS, EvaluationResult, Settings, score
+from stjepa_cli.evaluation import PROTOCOLS, EvaluationResult, Settings, score, suited_probes
 from stjepa_cli.features import FeatureStore
 from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.tallies import best
 
 ALL = "all"
 RESAMPLES = 1000
@@ -55,7 +56,11 @@ class Entry:
 
     def _over_splits(self, combine: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
         return {
-            name: {figure: combine([result.probes[name].figures[figure] for result in self.results]) for figure in probe.figures}
+            name: {
+                figure: combine([result.probes[name].figures[figure] for result in self.results])
+                for figure in probe.figures
+                if all(figure in result.probes[name].figures for result in self.results)  # few-shot: a split may lack videos
+            }
             for name, probe in self.results[0].probes.items()
         }
 
@@ -89,12 +94,15 @@ class Scoreboard:
     command: str = ""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns and rows: each encoder, with the first figure of each protocol and its interval."""
+        """Columns and rows: each encoder, with the first figure of each protocol, its deviation over splits, and its interval."""
         first = {name: next(iter(figures)) for name, figures in self.entries[0].figures().items()}
         rows = []
         for entry in self.entries:
-            figures = entry.figures()
-            cells = (f"{figures[name][figure]:.4f} {entry.interval(name)}".rstrip() for name, figure in first.items())
+            figures, deviations = entry.figures(), entry.deviations()
+            cells = []
+            for name, figure in first.items():
+                around = f" ± {deviations[name][figure]:.4f}" if deviations else ""
+                cells.append(f"{figures[name][figure]:.4f}{around} {entry.interval(name)}".rstrip())
             rows.append((entry.encoder, *cells))
         return ("encoder", *(f"{name} {figure}" for name, figure in first.items())), rows
 
@@ -107,69 +115,100 @@ class Scoreboard:
         return {"dataset": first["dataset"], "split": first["split"], "entries": [entry.to_json() for entry in self.entries]} | made
 
 
-def contest(
-    encoders: Sequence[Open],
-    dataset: Dataset,
-    open_store: Callable[[Encoder], FeatureStore],
-    *,
-    split: str | None = None,
-    protocols: Sequence[str] = PROTOCOLS,
-    limit: int | None = None,
-    seed: int = 0,
-    settings: Settings = NO_SETTINGS,
-    command: str = "",
-) -> Scoreboard:
-    """Score encoders on a split or, for `all`, on each that the data set has.
+@dataclass(frozen=True)
+class Rules:
+    """What all encoders are scored by.
 
-    Args:
-        encoders: opened one after the other, so that only one is in memory.
+    Attributes:
         dataset: labelled.
-        open_store: of an encoder's features.
         split: one of `dataset.pairs`, `all`, or None for the first.
         protocols: names of probes.
         limit: at most so many train and so many test videos of a split.
         seed: of what the probes and the intervals draw.
         settings: of protocols that are not to have their own, by name.
-        command: what makes it again.
+    """
+
+    dataset: Dataset
+    split: str | None = None
+    protocols: tuple[str, ...] = PROTOCOLS
+    limit: int | None = None
+    seed: int = 0
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that are asked for."""
+        return tuple(self.dataset.pairs) if self.split == ALL else (self.dataset.pair(self.split)[0],)
+
+
+def contest(encoders: Sequence[Open], rules: Rules, open_store: Callable[[Encoder], FeatureStore]) -> Iterator[Entry]:
+    """Score encoders one after the other, so that only one is in memory; each entry is there before the next encoder is opened.
+
+    All that can be told without extracting is told first: where there are several, each is opened once for that.
+
+    Args:
+        encoders: that open them.
+        rules: by which.
+        open_store: of an encoder's features.
 
     Raises:
         StjepaError: as `evaluation.evaluate`.
     """
-    splits = list(dataset.pairs) if split == ALL else [dataset.pair(split)[0]]
+    splits = rules.splits
     clip: ClipSpec | None = None
-    entries = []
+    for open_encoder in encoders if len(encoders) > 1 else ():
+        clip = _suits(open_encoder, clip, rules, open_store)
     for open_encoder in encoders:
-        encoder = open_encoder(clip)
-        clip = clip or encoder.clip
-        store = open_store(encoder)
-        results = tuple(
-            score(store, dataset, split=name, protocols=protocols, limit=limit, seed=seed, settings=settings) for name in splits
-        )
-        entries.append(Entry(results, _intervals(results, seed)))
-    return Scoreboard(tuple(entries), command)
+        entry, clip = _entry(open_encoder, clip, rules, splits, open_store)
+        yield entry
 
 
-def bootstrap(hits: Sequence[Tensor], seed: int) -> tuple[float, float]:
-    """The percentile interval of a share of hits, drawn again with replacement 1,000 times (Efron, 1979).
+def _suits(open_encoder: Open, clip: ClipSpec | None, rules: Rules, open_store: Callable[[Encoder], FeatureStore]) -> ClipSpec:
+    encoder = open_encoder(clip)
+    suited_probes(rules.protocols, open_store(encoder), rules.settings)
+    return clip or encoder.clip
+
+
+def _entry(
+    open_encoder: Open, clip: ClipSpec | None, rules: Rules, splits: Sequence[str], open_store: Callable[[Encoder], FeatureStore]
+) -> tuple[Entry, ClipSpec]:
+    encoder = open_encoder(clip)
+    store = open_store(encoder)
+    results = tuple(
+        score(store, rules.dataset, split=name, protocols=rules.protocols, limit=rules.limit, seed=rules.seed, settings=rules.settings)
+        for name in splits
+    )
+    return Entry(results, _intervals(results, rules.seed)), clip or encoder.clip
+
+
+def bootstrap(hits: Sequence[Tensor], ids: Sequence[Sequence[str]], seed: int) -> tuple[float, float]:
+    """The percentile interval of a share of hits, with videos drawn again with replacement 1,000 times (Efron, 1979).
+
+    Videos are drawn from all splits together: one that is in several is drawn for each of them.
 
     Args:
         hits: bool or float (R,) of each split; the share is the mean over the splits.
+        ids: the videos' names.
         seed: of the draws; the same for every encoder, so that they are compared on the same draws.
     """
-    generator = torch.Generator().manual_seed(seed)
-    shares = torch.zeros(RESAMPLES, dtype=torch.float64)
-    for i in range(RESAMPLES):
-        draws = [part[torch.randint(len(part), (len(part),), generator=generator)] for part in hits]
-        shares[i] = sum(draw.double().mean() for draw in draws) / len(draws)
+    places = {name: i for i, name in enumerate(dict.fromkeys(name for part in ids for name in part))}
+    rows = [torch.tensor([places[name] for name in part]) for part in ids]
+    generator, shares = torch.Generator().manual_seed(seed), []
+    for _ in range(RESAMPLES):
+        drawn = torch.bincount(torch.randint(len(places), (len(places),), generator=generator), minlength=len(places)).double()
+        counts = [drawn[part] for part in rows]
+        parts = [float(count @ part.double() / count.sum()) for count, part in zip(counts, hits, strict=True) if count.sum() > 0]
+        shares.append(sum(parts) / len(parts))
     ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
-    low, high = shares.quantile(ends).tolist()
+    low, high = torch.tensor(shares, dtype=torch.float64).quantile(ends).tolist()
     return low, high
 
 
 def _intervals(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
     """Of the first figure of each protocol."""
     hits = {name: [_hits(result, name) for result in results] for name in results[0].probes}
-    return {name: bootstrap(parts, seed) for name, parts in hits.items()}
+    ids = [result.ids for result in results]
+    return {name: bootstrap(parts, ids, seed) for name, parts in hits.items()}
 
 
 def _hits(result: EvaluationResult, protocol: str) -> Tensor:
@@ -178,5 +217,4 @@ def _hits(result: EvaluationResult, protocol: str) -> Tensor:
     if probe.hits is not None:
         return probe.hits.double()
     assert probe.scores is not None  # a protocol has one or the other
-    best = probe.scores.sort(dim=1, descending=True, stable=True).indices[:, 0]
-    return (best == torch.tensor(result.truths)).double()
+    return (best(probe.scores) == torch.tensor(result.truths)).double()

@@ -108,6 +108,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
         "videos": f"{result.num_train:,} train, {len(result.ids):,} test{failed}",
         "remark": result.remark,
         "clips": f"{result.clips} (frames x temporal x spatial), {result.sampling}",
+        **{f"clips of {name}": clips for name, clips in result.own_clips.items()},
         "features": f"{result.pool} of the tokens of {block}",
         **{f"{name} settings": _settings(probe.chosen) for name, probe in result.probes.items()},
         **{f"sha256, {name}": value for name, value in result.digests.items()},

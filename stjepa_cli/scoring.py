@@ -8,7 +8,9 @@ names -> encoders -> features (kept) -> probes -> scoreboard -> a folder of repo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,15 @@ from stjepa_cli.config import checkpoints_dir
 from stjepa_cli.contenders import is_release, open_contender
 from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.encoders import Encoder, StudentEncoder
-from stjepa_cli.errors import ConfigError
+from stjepa_cli.errors import ConfigError, StjepaError, storage_errors
 from stjepa_cli.evaluation import PROTOCOLS, EvaluationResult
 from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.files import write_atomic
 from stjepa_cli.locations import Location
-from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.prediction import check_heads, save_heads
 from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.results import write_report
-from stjepa_cli.scoreboard import Entry, Open, Scoreboard, contest
+from stjepa_cli.scoreboard import Entry, Open, Rules, Scoreboard, contest
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ class ScoreRequest:
 
 
 def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress = SILENT) -> Scoreboard:
-    """Score what was asked for, and write the reports; the progress listener is told of each file.
+    """Score what was asked for; the report of each encoder is written before the next one is opened.
+
+    What cannot be (an encoder, a protocol, a folder) is told before anything is extracted, and the progress listener of each file.
 
     Raises:
         StjepaError: as `evaluation.evaluate`; and an encoder that cannot be opened, a disk that is full.
     """
     if request.save_head:
         check_heads(request.protocols)
-    openers = _openers(request, device)  # the newest checkpoint now, not after hours: a run may go on meanwhile
+    request, openers = _openers(request, device)
     dataset, extraction = open_dataset(request.dataset, request.root), request.extraction
     asked = request.teacher is not None
 
@@ -86,29 +89,25 @@ def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress
         own = extraction if asked or isinstance(encoder, StudentEncoder) else replace(extraction, layer=None)
         return FeatureStore(encoder, dataset.name, own, device=device, progress=progress)
 
-    board = contest(
-        openers,
-        dataset,
-        store,
-        split=request.split,
-        protocols=request.protocols,
-        limit=request.limit,
-        seed=request.seed,
-        settings=request.settings,
-        command=request.command,
-    )
-    results = [(entry, result) for entry in board.entries for result in entry.results]
-    folders = report_folders([result for _, result in results], request.out)
-    for folder, (entry, result) in zip(folders, results, strict=True):
-        _write(request, entry, result, folder, progress)
-    if request.out is not None and len(results) > 1:
-        _write_overview(board, [result for _, result in results], folders, request.out)
+    rules = Rules(dataset, request.split, request.protocols, request.limit, request.seed, request.settings)
+    filing = Filing(request.out, alone=len(openers) * len(rules.splits) == 1)
+    entries = []
+    for entry in contest(openers, rules, store):
+        entries.append(entry)
+        for result in entry.results:
+            _write(request, entry, result, filing.folder(result), progress)
+    board = Scoreboard(tuple(entries), request.command)
+    if request.out is not None and not filing.alone:
+        _write_overview(board, filing, request.out)
         progress.note(f"wrote {request.out / 'report.html'}")
     return board
 
 
-def _openers(request: ScoreRequest, device: torch.device) -> list[Open]:
-    """Functions that open the encoder that is asked about, and then those that it is compared with."""
+def _openers(request: ScoreRequest, device: torch.device) -> tuple[ScoreRequest, list[Open]]:
+    """Functions that open the encoder that is asked about, and then those that it is compared with.
+
+    The newest checkpoint is that of now, not of after hours, since a run may go on meanwhile; the request's command then names it.
+    """
     if request.teacher is not None and request.checkpoint is not None:
         raise ConfigError("one encoder at a time", got="--checkpoint and --teacher", expected="one of them, and --compare for others")
     run = checkpoints_dir(request.checkpoint)
@@ -116,59 +115,73 @@ def _openers(request: ScoreRequest, device: torch.device) -> list[Open]:
     def opener(name: str) -> Open:
         return lambda clip: open_contender(name, device=device, run=run, clip=clip)
 
-    if request.teacher is not None:
-        asked = opener(request.teacher)
-    elif is_release(run):
-        asked = opener(str(run))
-    else:
-        path = newest_checkpoint(run) if request.checkpoint is None or run.is_dir() else run
+    others = [opener(name) for name in request.compare]
+    if request.teacher is not None or is_release(run):
+        return request, [opener(request.teacher or str(run)), *others]
+    path = newest_checkpoint(run) if request.checkpoint is None or run.is_dir() else run
+    if request.command and path != request.checkpoint:
+        request = replace(request, command=f"{request.command} --checkpoint {shlex.quote(str(path))}")
+    return request, [lambda _: StudentEncoder.open(path, device), *others]
 
-        def asked(_: ClipSpec | None) -> Encoder:
-            return StudentEncoder.open(path, device)
 
-    return [asked, *map(opener, request.compare)]
+class Filing:
+    """A folder for each report: `out` itself for a single one, else named so that no two encoders share one.
+
+    Args:
+        out: where they go; None for beside the checkpoint that was scored, or where checkpoints are by default.
+        alone: there will be one report.
+
+    Raises:
+        StjepaError: `out` is a file, or cannot be written.
+    """
+
+    def __init__(self, out: Path | None, *, alone: bool) -> None:
+        self.out, self.alone = out, alone
+        self.filed: dict[str, Path] = {}
+        self._owners: dict[Path, str] = {}
+        if out is not None and out.exists() and not out.is_dir():
+            raise StjepaError(f"cannot write a report to {out}", got="a file", expected="a folder")
+        if out is not None:
+            with storage_errors(out):
+                out.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=out):
+                    pass
+
+    def folder(self, result: EvaluationResult) -> Path:
+        """That of one result."""
+        encoder, digest = Path(result.checkpoint), result.digests["encoder"]
+        is_checkpoint = encoder.suffix == ".safetensors"
+        name = f"{result.dataset}_split{result.split}_{encoder.stem if is_checkpoint else encoder.name}"
+        parent = self.out or (encoder.parent if is_checkpoint else checkpoints_dir()) / "reports"
+        folder = parent if self.out is not None and self.alone else parent / name
+        if self._owners.setdefault(folder, digest) != digest:
+            folder = folder.with_name(f"{name}_{digest[:8]}")
+        self.filed[f"{result.checkpoint}, split {result.split}"] = folder
+        return folder
 
 
 def _write(request: ScoreRequest, entry: Entry, result: EvaluationResult, folder: Path, progress: Progress) -> None:
+    """What was fitted first: it took the longest."""
     intervals = entry.intervals if len(entry.results) == 1 else None  # else they are those of the mean over the splits
-    written = write_report(result, folder, command=request.command, intervals=intervals, progress=progress)
-    for path in (*written, *(save_heads(result, folder) if request.save_head else ())):
+    heads = save_heads(result, folder, progress=progress) if request.save_head else ()
+    for path in (*heads, *write_report(result, folder, command=request.command, intervals=intervals, progress=progress)):
         progress.note(f"wrote {path}")
 
 
-def _write_overview(board: Scoreboard, results: Sequence[EvaluationResult], folders: Sequence[Path], out: Path) -> None:
+def _write_overview(board: Scoreboard, filing: Filing, out: Path) -> None:
     """A page with the table of all, which leads to the report of each, and the same as JSON."""
+    results = [result for entry in board.entries for result in entry.results]
     first, (columns, rows) = results[0], board.table()
     splits = ", ".join(dict.fromkeys(str(result.split) for result in results))
     title = f"{first.dataset}, split {splits}: {len(board.entries)} encoder{'s' if len(board.entries) > 1 else ''}"
-    told = f"Shares of test videos, means over splits; in brackets 95 % of videos drawn again. Blind guessing: {first.chance:.4f}."
+    told = f"Shares of test videos, ± deviation over splits, in brackets 95 % of videos drawn again. Blind guessing: {first.chance:.4f}."
     widths = (40, *[60 // (len(columns) - 1)] * (len(columns) - 1))
-    names = (f"{result.checkpoint}, split {result.split}" for result in results)
     body = [
         pages.heading(title, 1),
         pages.wrapped(columns, rows, widths=widths, numbers=(), caption=told),
         pages.heading("Reports"),
-        pages.links({name: f"{folder.name}/report.html" for name, folder in zip(names, folders, strict=True)}),
+        pages.links({name: f"{folder.name}/report.html" for name, folder in filing.filed.items()}),
         *([pages.paragraph("The same again:"), pages.command(board.command)] if board.command else []),
     ]
     write_atomic(out / "metrics.json", (json.dumps(board.to_json(), indent=2) + "\n").encode())
     write_atomic(out / "report.html", pages.page(title, body).encode("utf-8", "replace"))
-
-
-def report_folders(results: Sequence[EvaluationResult], out: Path | None) -> list[Path]:
-    """A folder for each report: `out` itself for a single one, else named so that no two encoders share one."""
-    if out is not None and len(results) == 1:
-        return [out]
-    folders = [_folder(result) if out is None else out / _folder(result).name for result in results]
-    return [
-        folder.with_name(f"{folder.name}_{result.digests['encoder'][:8]}") if folders.count(folder) > 1 else folder
-        for folder, result in zip(folders, results, strict=True)
-    ]
-
-
-def _folder(result: EvaluationResult) -> Path:
-    """Beside the checkpoint that was scored, or where checkpoints are by default."""
-    encoder = Path(result.checkpoint)
-    is_checkpoint = encoder.suffix == ".safetensors"
-    parent = encoder.parent if is_checkpoint else checkpoints_dir()
-    return parent / "reports" / f"{result.dataset}_split{result.split}_{encoder.stem if is_checkpoint else encoder.name}"

@@ -42,11 +42,6 @@ class Footage:
     items: Mapping[str, VideoItem]
     clip: ClipSpec
 
-    @property
-    def num_shown(self) -> int:
-        """Frames of a contact sheet."""
-        return min(MAX_FRAMES, self.clip.num_frames)
-
     def sheets(self, ids: Iterable[str]) -> Iterator[Tensor | str]:
         """Of each video up to 8 frames of its centre clip, uint8 (t, 3, S, S), or why there are none."""
         spec = replace(self.clip, size_px=FRAME_PX, patch_px=FRAME_PX)

@@ -176,6 +176,7 @@ def test_a_fine_tuned_student_is_kept_and_answers_for_any_file(
     options = ("--protocol", "finetune", "--protocol", "linear", "--epochs", 1, "--save-head", "--out", tmp_path / "out")
     tuned = program.json("infer", "ucf101", *options)
     assert tuned["finetune"].keys() == {"top1", "top5"}
+    assert tuned["own_clips"] == {"finetune": "4x5x3"}
     assert (tuned["chosen"]["finetune"]["epochs"], tuned["chosen"]["finetune"]["test_clips"]) == (1, 15)
     heads = [tmp_path / "out" / f"head_{name}.safetensors" for name in ("finetune", "linear")]
     video = next(tiny_ucf101.rglob("*_g01_c01.avi"))
@@ -191,8 +192,10 @@ def test_a_fine_tuned_student_is_kept_and_answers_for_any_file(
         assert best["score"] == pytest.approx(float(row[f"{name}_score1"]), abs=1e-4)
     assert video.name in program("infer", "video", video, "--head", tmp_path / "out").stdout
     assert "there is no such file" in program("infer", "video", video, "none.mp4", "--head", heads[1], code=1).stderr
-    again = program.json("infer", "ucf101", "--checkpoint", tmp_path / "out" / "student_finetune", "--protocol", "knn")
+    start = tmp_path / "out" / "student_finetune"
+    again = program.json("infer", "ucf101", "--checkpoint", start, *options)  # in the place of what it starts from
     assert again["digests"]["encoder"] != tuned["digests"]["encoder"]
+    assert json.loads((start / "config.json").read_text())["provenance"]["tuning"]["start"] == again["digests"]["encoder"]
 
 
 def test_version_and_help(stjepa: Program) -> None:

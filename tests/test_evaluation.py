@@ -17,7 +17,7 @@ from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
 from stjepa_cli.encoders import StudentEncoder, TeacherEncoder, encode_videos, pooled
 from stjepa_cli.errors import ConfigError, DatasetError, StjepaError
-from stjepa_cli.evaluation import EvaluationResult, evaluate, refuse_leaks
+from stjepa_cli.evaluation import EvaluationResult, evaluate, refuse_leaks, score
 from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec, TokenGrid
 from stjepa_cli.plans import ONE_CLIP, ClipPlan
@@ -74,6 +74,10 @@ class TestEvaluate:
         assert not {"linear", "retrieval"} & set(found)
 
     def test_figures_depend_on_neither_batch_size_nor_threads_nor_run(self, dataset: Dataset, result: EvaluationResult) -> None:
+        ways = (Extraction(), Extraction(batch_size=5, workers=1), Extraction(batch_size=1, workers=3))
+        values = [FeatureStore(tiny_encoder(), "ucf101", way, device=CPU).take(dataset.videos("train1"))[0].values for way in ways]
+        assert torch.allclose(values[1], values[0], atol=1e-6)
+        assert torch.allclose(values[2], values[0], atol=1e-6)
         other = evaluate(tiny_encoder(), dataset, extraction=Extraction(batch_size=5, workers=1), split=1, device=CPU)
         for name, probe in result.probes.items():
             assert other.probes[name].figures == probe.figures
@@ -120,20 +124,20 @@ class TestEvaluate:
         shutil.copy(videos(broken_ucf101, "*_g01_c01.avi")[0], videos(broken_ucf101, "*_g02_c01.avi")[0])
         found = evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), protocols=["knn"], device=CPU).to_json()
         assert found["remark"].startswith(
-            "the official lists have 1 files on both sides under two names, first v_ApplyEyeMakeup_g02_c01 and"
+            "the official lists have 1 files on both sides under two names: v_ApplyEyeMakeup_g02_c01 and"
         )
 
     def test_scores_of_clips_are_averaged_and_a_single_clip_changes_nothing(self, dataset: Dataset, result: EvaluationResult) -> None:
         one = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(1, 1)), device=CPU)
-        many = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(3, 1)), device=CPU)
+        store = FeatureStore(tiny_encoder(), dataset.name, Extraction(plan=ClipPlan(3, 1)), device=CPU)
+        many = score(store, dataset)
         assert (one.clips, many.clips, many.sampling) == ("4x1x1", "4x3x1", "uniform")
         assert one.digests == result.digests
-        assert many.evidence is not None
         for name in ("knn", "linear"):
             scores = many.probes[name].scores
             assert scores is not None
             assert torch.allclose(scores.sum(dim=1), torch.ones(3))
-        head, clips = many.probes["linear"].head, many.evidence.test.clips
+        head, clips = many.probes["linear"].head, store.take(dataset.videos("test1"))[0].clips
         assert head is not None
         assert clips is not None
         by_hand = torch.stack([head.predict(video).mean(dim=0) for video in clips])

@@ -19,12 +19,13 @@ from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import Dataset, VideoItem, open_dataset
 from stjepa_cli.encoders import StudentEncoder, TeacherEncoder
 from stjepa_cli.features import HEADER, Extraction, FeatureStore, fingerprint
+from stjepa_cli.locations import Location
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.plans import ClipPlan
 from stjepa_cli.progress import SILENT, Progress, Task
 from stjepa_cli.student import Student
 from stjepa_cli.teachers.base import open_teacher
-from tests.media import write_empty
+from tests.media import upload, write_empty
 
 CPU = torch.device("cpu")
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
@@ -164,6 +165,13 @@ def test_a_video_that_failed_stays_failed_until_its_file_changes(items: list[Vid
     assert (encoder.seen, len(found), failed) == (1, 9, ())
 
 
+def test_a_server_that_did_not_answer_is_asked_again(items: list[VideoItem], tmp_path: Path, bucket: Location) -> None:
+    item = VideoItem("v", bucket / "v.avi", 0, None)
+    assert [failure.id for failure in store(tmp_path / "f").take([item])[1]] == ["v"]
+    upload(items[0].path, bucket / "v.avi")  # type: ignore[arg-type]
+    assert store(tmp_path / "f").take([item])[1] == ()
+
+
 def test_a_flipped_byte_a_cut_and_a_foreign_file_are_not_used(items: list[VideoItem], tmp_path: Path) -> None:
     expected = store(tmp_path / "f").take(items)[0].values
     (path,) = files(tmp_path / "f")
@@ -198,6 +206,13 @@ def test_a_header_that_was_edited_is_not_used(items: list[VideoItem], tmp_path: 
     encoder = Counting()
     store(tmp_path / "f", encoder).take(items)
     assert encoder.seen == 9
+
+
+def test_videos_with_one_header_and_one_index_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.avi", tmp_path / "b.avi"]
+    for path, middle in zip(paths, (b"a", b"b"), strict=True):
+        path.write_bytes(bytes(40_000) + middle * 100_000 + bytes(40_000))
+    assert fingerprint(paths[0]) != fingerprint(paths[1])
 
 
 def test_fingerprints_tell_files_apart_and_survive_a_copy(tmp_path: Path) -> None:

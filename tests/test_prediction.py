@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from stjepa_cli.encoders import StudentEncoder
 from stjepa_cli.errors import CheckpointError, ConfigError
 from stjepa_cli.evaluation import EvaluationResult, score
 from stjepa_cli.features import Extraction, FeatureStore
-from stjepa_cli.heads import read_card
+from stjepa_cli.heads import load_head, read_card, save_head
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.plans import ClipPlan
 from stjepa_cli.prediction import Prediction, check_heads, newest_head, predict, save_heads
@@ -101,6 +102,14 @@ def test_other_clips_than_the_head_was_scored_on_can_be_asked_for(dataset: Datas
 def test_a_head_on_another_encoder_is_refused(dataset: Dataset, head: Path) -> None:
     with pytest.raises(CheckpointError, match="fitted on another encoder: got pixels"):
         predict([dataset.videos("test1")[0].path], head, encoder="pixels", device=CPU)
+
+
+def test_only_classes_that_train_had_are_answers_however_sure_one_is(dataset: Dataset, head: Path, tmp_path: Path) -> None:
+    kept = load_head(head, "hog", read_card(head).encoder_digest)
+    sure = {"weight": 1e4 * kept.weights["weight"][:2], "bias": kept.weights["bias"][:2]}
+    save_head(tmp_path / "head.safetensors", replace(kept, weights=sure, labels=torch.tensor([0, 2])))
+    (answer,) = predict([dataset.videos("test1")[0].path], tmp_path / "head.safetensors", device=CPU).videos
+    assert {guess.name for guess in answer.top} == {dataset.classes[0], dataset.classes[2]}
 
 
 def test_the_newest_head_of_a_folder_is_taken(tmp_path: Path) -> None:

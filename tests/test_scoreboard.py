@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from stjepa_cli.commands.infer import DATASETS
 from stjepa_cli.config import StudentConfig
 from stjepa_cli.contenders import open_contender
 from stjepa_cli.datasets.base import Dataset, open_dataset
@@ -20,8 +23,7 @@ from stjepa_cli.errors import CheckpointError, ConfigError, TeacherError
 from stjepa_cli.features import Extraction, FeatureStore
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.pixels import PixelEncoder
-from stjepa_cli.plugins import load
-from stjepa_cli.scoreboard import Scoreboard, bootstrap, contest
+from stjepa_cli.scoreboard import Entry, Open, Rules, Scoreboard, bootstrap, contest
 from stjepa_cli.student import Student
 
 CPU = torch.device("cpu")
@@ -46,9 +48,13 @@ def store(encoder: Encoder, folder: Path | None = None) -> FeatureStore:
     return FeatureStore(encoder, "ucf101", Extraction(folder=folder), device=CPU)
 
 
+def scored(encoders: list[Open], dataset: Dataset, folder: Path | None = None, **rules: Any) -> Scoreboard:
+    return Scoreboard(tuple(contest(encoders, Rules(dataset, **rules), partial(store, folder=folder))), "stjepa infer")
+
+
 @pytest.fixture(scope="module")
 def board(dataset: Dataset) -> Scoreboard:
-    return contest([tiny, named("hog"), named("pixels")], dataset, store, protocols=["knn", "retrieval"], command="stjepa infer")
+    return scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
 
 
 def test_encoders_stand_in_the_order_in_which_they_were_named(board: Scoreboard) -> None:
@@ -69,7 +75,7 @@ def test_every_line_carries_what_it_was_made_from(board: Scoreboard) -> None:
 
 
 def test_intervals_are_of_the_first_figure_of_each_protocol_and_hold_it(dataset: Dataset) -> None:
-    (entry,) = contest([tiny], dataset, store, protocols=["knn", "linear", "retrieval", "fewshot"]).entries
+    (entry,) = scored([tiny], dataset, protocols=("knn", "linear", "retrieval", "fewshot")).entries
     assert list(entry.intervals) == ["knn", "linear", "retrieval", "fewshot"]
     for name, (low, high) in entry.intervals.items():
         first = next(iter(entry.figures()[name].values()))
@@ -78,7 +84,7 @@ def test_intervals_are_of_the_first_figure_of_each_protocol_and_hold_it(dataset:
 
 
 def test_all_splits_give_mean_and_deviation_and_share_their_features(dataset: Dataset, tmp_path: Path) -> None:
-    entry = contest([tiny], dataset, partial(store, folder=tmp_path), split="all", protocols=["knn"]).entries[0]
+    entry = scored([tiny], dataset, tmp_path, split="all", protocols=("knn",)).entries[0]
     found = entry.to_json()
     shares = [part["knn"]["top1"] for part in found["splits"]]
     mean = sum(shares) / 3
@@ -90,13 +96,13 @@ def test_all_splits_give_mean_and_deviation_and_share_their_features(dataset: Da
 
 
 def test_one_encoder_on_one_split_keeps_the_shape_of_an_evaluation(dataset: Dataset) -> None:
-    found = contest([tiny], dataset, store, split="2", protocols=["knn"]).to_json()
+    found = scored([tiny], dataset, split="2", protocols=("knn",)).to_json()
     assert {"dataset", "split", "checkpoint", "videos", "knn", "chance", "intervals"} <= set(found)
     assert found["split"] == 2
 
 
 def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Scoreboard) -> None:
-    again = contest([tiny, named("hog"), named("pixels")], dataset, store, protocols=["knn", "retrieval"])
+    again = scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
     for entry, other in zip(board.entries, again.entries, strict=True):
         assert (entry.figures(), entry.intervals) == (other.figures(), other.intervals)
         assert entry.results[0].digests == other.results[0].digests
@@ -104,18 +110,61 @@ def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Sco
 
 def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="unknown split of UCF-101"):
-        contest([tiny], dataset, store, split="validation")
+        scored([tiny], dataset, split="validation")
 
 
 def test_the_bootstrap_agrees_with_the_binomial_it_samples() -> None:
-    hits = torch.arange(400) < 100
-    low, high = bootstrap([hits], seed=0)
+    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
+    low, high = bootstrap([hits], [ids], seed=0)
     error = 1.96 * math.sqrt(0.25 * 0.75 / 400)
     assert low == pytest.approx(0.25 - error, abs=0.006)
     assert high == pytest.approx(0.25 + error, abs=0.006)
-    narrow = bootstrap([hits, hits, hits], seed=0)
-    assert narrow[1] - narrow[0] < (high - low) / 1.5
-    assert bootstrap([torch.ones(9, dtype=torch.bool)], seed=0) == (1.0, 1.0)
+    assert bootstrap([torch.ones(9, dtype=torch.bool)], [ids[:9]], seed=0) == (1.0, 1.0)
+
+
+def test_splits_of_other_videos_narrow_an_interval_and_splits_of_the_same_do_not() -> None:
+    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
+    low, high = bootstrap([hits], [ids], seed=0)
+    assert bootstrap([hits] * 3, [ids] * 3, seed=0) == pytest.approx((low, high))
+    others = [[f"{part}/{name}" for name in ids] for part in range(3)]
+    narrow = bootstrap([hits] * 3, others, seed=0)
+    assert narrow[1] - narrow[0] == pytest.approx((high - low) / math.sqrt(3), rel=0.1)
+
+
+def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset) -> None:
+    seen = []
+
+    def watched(encoder: Encoder) -> FeatureStore:
+        made = store(encoder)
+        seen.append(made)
+        return made
+
+    for others, error in ((["hog", "pixels"], ConfigError), (["./no/such/folder"], TeacherError)):
+        rules = Rules(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
+        with pytest.raises(error):
+            list(contest([tiny, *map(named, others)], rules, watched))
+    assert [len(made) for made in seen] == [0] * len(seen)
+
+
+def test_only_one_encoder_is_in_memory(dataset: Dataset) -> None:
+    alive: list[weakref.ref[Encoder]] = []
+
+    def opener(_: ClipSpec | None) -> Encoder:
+        gc.collect()
+        assert [one() for one in alive] == [None] * len(alive)
+        encoder = tiny(None)
+        alive.append(weakref.ref(encoder))
+        return encoder
+
+    assert len(list(contest([opener, opener], Rules(dataset, protocols=("knn",)), store))) == 2
+
+
+def test_a_figure_that_a_split_lacks_has_no_mean(board: Scoreboard) -> None:
+    (first,) = board.entries[0].results
+    fewer = replace(first.probes["knn"], figures={"top1": 0.5})
+    entry = Entry((first, replace(first, probes=first.probes | {"knn": fewer})), {})
+    assert "knn" in entry.figures()
+    assert list(entry.figures()["knn"]) == list(entry.deviations()["knn"]) == ["top1"]
 
 
 class TestPixels:
@@ -146,9 +195,3 @@ class TestContenders:
         for name in ("pixels", "hog"):
             assert named(name)(SPEC).clip == SPEC
             assert named(name)(None).clip == ClipSpec()
-
-
-def test_commands_offer_the_splits_that_their_data_sets_have() -> None:
-    for name, scored in DATASETS.items():
-        pairs = tuple(load("datasets", name).pairs)
-        assert scored.splits == ((*pairs, "all") if len(pairs) > 2 else pairs)

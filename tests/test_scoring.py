@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from stjepa_cli.errors import ConfigError
+from stjepa_cli.errors import ConfigError, StjepaError
 from stjepa_cli.evaluation import EvaluationResult
+from stjepa_cli.features import Extraction
+from stjepa_cli.plans import ClipPlan
 from stjepa_cli.prediction import predict
-from stjepa_cli.scoring import ScoreRequest, report_folders, score_all
+from stjepa_cli.scoring import Filing, ScoreRequest, score_all
 
 CPU = torch.device("cpu")
 
@@ -46,11 +48,15 @@ def made(checkpoint: str, digest: str) -> EvaluationResult:
 
 def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
     results = [made("a/step8.safetensors", "1" * 64), made("b/step8.safetensors", "2" * 64), made("hog", "3" * 64)]
-    names = [folder.name for folder in report_folders(results, tmp_path)]
-    assert names == ["ucf101_split1_step8_11111111", "ucf101_split1_step8_22222222", "ucf101_split1_hog"]
-    beside = report_folders(results, None)
-    assert [folder.parent for folder in beside] == [Path("a/reports"), Path("b/reports"), Path("checkpoints/reports")]
-    assert report_folders(results[:1], tmp_path) == [tmp_path]
+    filing = Filing(tmp_path, alone=False)
+    assert [filing.folder(result).name for result in results] == [
+        "ucf101_split1_step8",
+        "ucf101_split1_step8_22222222",
+        "ucf101_split1_hog",
+    ]
+    beside = Filing(None, alone=False)
+    assert [beside.folder(result).parent for result in results] == [Path("a/reports"), Path("b/reports"), Path("checkpoints/reports")]
+    assert Filing(tmp_path, alone=True).folder(results[0]) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -59,10 +65,27 @@ def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
         ({"checkpoint": Path("x.safetensors")}, "one encoder at a time: got --checkpoint and --teacher"),
         ({"protocols": ("knn",)}, "no protocol has a head to save: got knn"),
         ({"split": "validation"}, "unknown split"),
+        ({"settings": {"finetune": None}}, "settings of a protocol that does not run: got finetune. Type `--protocol finetune`"),
+        ({"extraction": Extraction(plan=ClipPlan(stride=2))}, "a stride is for dense sampling: got stride 2. Type `--sampling dense`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(request_: ScoreRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         score_all(replace(request_, **change), device=CPU)  # type: ignore[arg-type]
     assert request_.out is not None
-    assert not request_.out.exists()
+    assert not list(request_.out.glob("*"))
+
+
+def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: ScoreRequest, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StjepaError, match=r"cannot write a report to .*: got a file, expected a folder"):
+        score_all(replace(request_, out=tmp_path / "file"), device=CPU)
+
+
+@pytest.mark.parametrize("name", ["hmdb51", "kinetics", "ssv2", "ucf101"])
+def test_every_data_set_is_scored_in_the_same_way(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(f"tiny_{name}")
+    board = score_all(ScoreRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), device=CPU)
+    splits = [result.split for result in board.entries[0].results]
+    assert splits == {"hmdb51": [1, 2, 3], "kinetics": ["val", "test"], "ssv2": ["validation"], "ucf101": [1, 2, 3]}[name]
+    assert all(not result.failed and len(result.ids) >= 3 for result in board.entries[0].results)

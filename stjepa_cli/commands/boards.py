@@ -57,6 +57,7 @@ def _caption(entry: Entry) -> str:
         caption
         + f"features: {result.pool} of tokens, clips {result.clips} {result.sampling}"
         + (f", block {result.layer}" if result.layer else "")
+        + "".join(f"; {name}: clips {clips}" for name, clips in result.own_clips.items())
         + (f"; {result.remark}" if result.remark else "")
     )
 

@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli import config, console, locations
+from stjepa_cli import config, console, locations, plugins
 from stjepa_cli.commands import boards, options
 from stjepa_cli.progress import Progress
 
 if TYPE_CHECKING:
+    from stjepa_cli.datasets.base import Dataset
+    from stjepa_cli.locations import Location
     from stjepa_cli.prediction import Predictions
     from stjepa_cli.scoreboard import Scoreboard
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
 
 PROTOCOLS = ("knn", "linear", "retrieval")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A data set as a command.
-
-    Attributes:
-        title: what people call it.
-        splits: what `--split` takes, the default first; the data set's pairs.
-        example: the rest of a command.
-    """
-
-    title: str
-    splits: tuple[str, ...]
-    example: str = ""
-
-
-DATASETS = {
-    "ucf101": Scored("UCF-101", ("1", "2", "3", "all"), " --split 1 --protocol knn"),
-    "hmdb51": Scored("HMDB-51", ("1", "2", "3", "all"), " --split all"),
-    "ssv2": Scored("Something-Something v2", ("validation",), " --clips 2x3"),
-    "kinetics": Scored("Kinetics-style lists of paths and labels", ("val", "test"), " --data-root /data/k400 --clips 5x3"),
-    "folder": Scored("any folder of class folders", ("test",), " my_videos --compare untrained --compare pixels"),
-}
+_PROTOCOLS_HELP = f"One of {', '.join(plugins.names('probes'))}; repeatable."
 
 
 @app.callback()
@@ -52,8 +31,10 @@ def root() -> None:
     pass
 
 
-def _register(name: str, scored: Scored) -> None:
+def _register(name: str) -> None:
     """Add the command of a data set; all of them are one."""
+    dataset: type[Dataset] = plugins.load("datasets", name)
+    splits = tuple(dataset.pairs) + (("all",) if len(dataset.pairs) > 2 else ())
 
     def command(
         data_root: str | None = None,
@@ -69,8 +50,8 @@ def _register(name: str, scored: Scored) -> None:
                 "`hog`, `untrained` (the student at step 0), `pixels` (4x16x16 grey values).",
             ),
         ] = None,
-        split: str = scored.splits[0],
-        protocol: Annotated[list[str] | None, typer.Option(help="Repeatable.", show_default=", ".join(PROTOCOLS))] = None,
+        split: str = splits[0],
+        protocol: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_PROTOCOLS_HELP, show_default=", ".join(PROTOCOLS))] = None,
         limit: Annotated[
             int | None, typer.Option(min=1, help="At most so many train and so many test videos, spread over the classes.")
         ] = None,
@@ -119,11 +100,11 @@ def _register(name: str, scored: Scored) -> None:
             from stjepa_cli.scoring import ScoreRequest, score_all
 
             plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
-            protocols = tuple(protocol or PROTOCOLS)
+            root, protocols = config.dataset_root(name, data_root), tuple(protocol or PROTOCOLS)
             folder = config.features_dir(features) if cached else None
             request = ScoreRequest(
                 dataset=name,
-                root=config.dataset_root(name, data_root),
+                root=root,
                 checkpoint=checkpoint,
                 teacher=teacher,
                 compare=tuple(compare or ()),
@@ -135,34 +116,33 @@ def _register(name: str, scored: Scored) -> None:
                 seed=seed,
                 out=out,
                 save_head=save_head,
-                command=shlex.join(["stjepa", *sys.argv[1:]]),
+                command=_typed(root),
             )
             return score_all(request, device=pick_device(device), progress=progress)
 
         console.run_command(call, render=boards.show, as_json=as_json, payload=_payload)
 
-    command.__annotations__ |= {"data_root": _root_option(name, scored), "split": _split_option(scored)}
-    app.command(name, help=f"Probes on frozen features of {scored.title}.\n\nExample: stjepa infer {name}{scored.example}")(command)
+    command.__annotations__ |= {"data_root": _root_option(dataset), "split": _split_option(splits)}
+    example = f"Example: stjepa infer {name} {dataset.example}".rstrip()
+    app.command(name, help=f"Probes on frozen features of {dataset.title}.\n\n{example}")(command)
 
 
-def _root_option(name: str, scored: Scored) -> Any:
-    if name == "folder":
-        return Annotated[str, typer.Argument(metavar="DIR", help="train/<class>/<video> and test/<class>/<video>, or <class>/<video>.")]
-    told, variable = f"{scored.title}, a folder or URL.", f"STJEPA_{name.upper()}"
+def _root_option(dataset: type[Dataset]) -> Any:
+    name = dataset.name
+    if dataset.root_is_named:
+        return Annotated[str, typer.Argument(metavar="DIR", help=dataset.how_to_get)]
+    told, variable = f"{dataset.title}, a folder or URL.", f"STJEPA_{name.upper()}"
     return Annotated[str | None, typer.Option(envvar=variable, metavar="PATH|URL", help=told, show_default=f"/mnt/{name}")]
 
 
-def _split_option(scored: Scored) -> Any:
+def _split_option(splits: tuple[str, ...]) -> Any:
     def known(value: str) -> str:
-        if value not in scored.splits:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(scored.splits)}.")
+        if value not in splits:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(splits)}.")
         return value
 
-    return Annotated[str, typer.Option(metavar="|".join(scored.splits), callback=known, help=_split_help(scored))]
-
-
-def _split_help(scored: Scored) -> str:
-    return "Official split; all: mean and deviation over them." if "all" in scored.splits else "What the probes are tested on."
+    told = "Official split; all: mean and deviation over them." if "all" in splits else "What the probes are tested on."
+    return Annotated[str, typer.Option(metavar="|".join(splits), callback=known, help=told)]
 
 
 @app.command()
@@ -214,8 +194,15 @@ def _show_predictions(found: Predictions) -> None:
     console.show_pairs("Answered by", {"head": found.head, "encoder": found.encoder, "clips": found.clips})
 
 
-for _name, _scored in DATASETS.items():
-    _register(_name, _scored)
+for _name in plugins.names("datasets"):
+    _register(_name)
+
+
+def _typed(root: Location) -> str:
+    """What was typed, with the root that it leaves to the environment."""
+    words = sys.argv[1:]
+    named = any(word.startswith("--data-root") or word == str(root) for word in words)
+    return shlex.join(["stjepa", *words, *([] if named else ["--data-root", str(root)])])
 
 
 def _settings(epochs: int | None, lr: float | None) -> dict[str, Any]:

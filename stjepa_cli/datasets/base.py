@@ -45,6 +45,8 @@ class Dataset(ABC):
         splits: names that `videos` takes.
         optional_splits: those whose lists may be absent.
         pairs: what a student is scored on, by the names that people use: a split to fit probes on, and one to test on.
+        example: the rest of a command `stjepa infer NAME`, for its help.
+        root_is_named: the root has no usual place, so that a command takes it as its first word.
         official: whether its lists are what everybody reports on, so that they are taken as they are.
         classes: names of the classes; a label is an index into it, 0..C-1.
 
@@ -59,6 +61,8 @@ class Dataset(ABC):
     splits: ClassVar[tuple[str, ...]]
     optional_splits: ClassVar[tuple[str, ...]] = ()
     pairs: ClassVar[Mapping[str, tuple[str, str]]]
+    example: ClassVar[str] = ""
+    root_is_named: ClassVar[bool] = False
     official: ClassVar[bool] = True
 
     def __init__(self, root: Location) -> None:

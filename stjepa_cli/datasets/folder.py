@@ -35,6 +35,8 @@ class Folder(Dataset):
     how_to_get: ClassVar[str] = "Name a folder that holds train/<class>/<video> and test/<class>/<video>, or <class>/<video>."
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {"test": ("train", "test")}
+    example = "my_videos --compare untrained --compare pixels"
+    root_is_named = True
     official = False
 
     def list_file(self, split: str) -> Location:

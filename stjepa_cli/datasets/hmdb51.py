@@ -36,6 +36,7 @@ class HMDB51(Dataset):
     )
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {str(i): (f"train{i}", f"test{i}") for i in (1, 2, 3)}
+    example = "--split all"
 
     def list_file(self, split: str) -> Location:
         """A split is listed class by class: the file of the first one."""

@@ -35,6 +35,7 @@ class Kinetics(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     optional_splits: ClassVar[tuple[str, ...]] = ("val", "test")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {"val": ("train", "val"), "test": ("train", "test")}
+    example = "--data-root /data/k400 --clips 5x3"
     official = False
 
     def list_file(self, split: str) -> Location:

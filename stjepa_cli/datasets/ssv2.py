@@ -37,6 +37,7 @@ class SomethingSomething(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     optional_splits: ClassVar[tuple[str, ...]] = ("test",)
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {"validation": ("train", "validation")}
+    example = "--clips 2x3"
 
     def list_file(self, split: str) -> Location:
         """`<split>.json`, wherever it lies; the plain name in the folder of the other lists if it does not."""

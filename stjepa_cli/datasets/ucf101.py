@@ -39,6 +39,7 @@ class UCF101(Dataset):
     )
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {str(i): (f"train{i}", f"test{i}") for i in (1, 2, 3)}
+    example = "--split 1 --protocol knn"
 
     def list_file(self, split: str) -> Location:
         """`train1` is `trainlist01.txt`."""

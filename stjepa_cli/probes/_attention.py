@@ -14,7 +14,7 @@ from stjepa_cli.devices import autocast
 from stjepa_cli.errors import StjepaError
 from stjepa_cli.heads import Head
 from stjepa_cli.pooling import decays, initial_weights, pooled_logits, rows_at_once
-from stjepa_cli.probes.base import ROWS_AT_ONCE, Features, Probe, ProbeResult, group_splits, scored_by_clip
+from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, rows_of, scored_by_clip
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -63,8 +63,8 @@ class AttentiveProbeBase(Probe):
     settings: AttentiveSettings
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
-        train = train.by_clip()
         setting, chosen = choose(train, self.settings, seed, self.device)
+        train = train.by_clip()
         order = train.by_id()
         head = fit(train, order, (setting,), self.settings, seed, self.device).head(0, num_classes)
         logits = head.logits(_tokens(test.by_clip())).cpu()
@@ -112,12 +112,15 @@ def choose(train: Features, settings: AttentiveSettings, seed: int, device: torc
         return settings.grid[0], {"settings": 1.0, "folds": 0.0}
     hits, losses = torch.zeros(2, len(settings.grid), dtype=torch.float64)
     groups, num_videos, num_folds = set[str](), 0, 0
+    clips, each, labels = train.by_clip(), torch.arange(train.num_clips), train.labels.cpu()
     for fit_rows, held_out in group_splits(train, seed):
-        heads = fit(train, fit_rows, settings.grid, settings, seed, device)
-        logits = _spread(heads.logits(train, held_out).cpu(), heads.classes.cpu(), int(train.labels.max()) + 1)
-        truths = train.labels.cpu()[held_out]
-        sure = logits.softmax(dim=2)[:, torch.arange(len(truths)), truths].nan_to_num(nan=0.0)
-        hits += ((logits.argmax(dim=2) == truths) & (sure > 0)).sum(dim=1)
+        fit_clips, held_clips = ((rows[:, None] * len(each) + each).flatten() for rows in (fit_rows, held_out))
+        heads = fit(clips, fit_clips, settings.grid, settings, seed, device)
+        logits = _spread(heads.logits(clips, held_clips).cpu(), heads.classes.cpu(), int(labels.max()) + 1)
+        shares = logits.softmax(dim=2).view(len(logits), len(held_out), len(each), -1).mean(dim=2)  # (H, K, C)
+        truths = labels[held_out]
+        sure = shares[:, torch.arange(len(truths)), truths].nan_to_num(nan=0.0)
+        hits += ((shares.argmax(dim=2) == truths) & (sure > 0)).sum(dim=1)
         losses -= sure.double().log().sum(dim=1)
         groups |= {train.groups[row] for row in held_out.tolist()}
         num_videos += len(held_out)
@@ -209,7 +212,7 @@ def token_standardisation(tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]
     """Mean and deviation of each channel over the tokens (R, L, D) of some rows, float32 (D,); 1 where it is constant."""
     total, squares, count = torch.zeros(tokens.shape[2], dtype=torch.float64), torch.zeros(tokens.shape[2], dtype=torch.float64), 0
     anchor = tokens[rows[0]].double().mean(dim=0)  # far from it squares would cancel
-    for part in torch.split(rows, ROWS_AT_ONCE):
+    for part in torch.split(rows, rows_of(tokens)):
         x = tokens[part].flatten(0, 1).double() - anchor
         total, squares, count = total + x.sum(dim=0), squares + x.square().sum(dim=0), count + len(x)
     mean = total / count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.devices import autocast
-from stjepa_cli.errors import ConfigError
+from stjepa_cli.errors import ConfigError, VideoError
 from stjepa_cli.heads import Head
 from stjepa_cli.prefetch import ordered_map
 from stjepa_cli.probes.base import Sources
@@ -130,7 +130,9 @@ def batches(sources: Sources, videos: Sequence[VideoItem], schedule: Schedule) -
     def read(request: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, place = request
         item = videos[place]
-        return read_clip(item.path, sources.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, place
+        with suppress(VideoError):
+            return read_clip(item.path, sources.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, place
+        return read_clip(item.path, sources.clip).pixels, place  # damaged where the view lies; its centre was decoded before
 
     decoded = ordered_map(read, schedule.places(), num_workers=sources.workers, look_ahead=schedule.batch_size + 2 * sources.workers)
     with closing(decoded):

@@ -5,6 +5,7 @@ Nothing is ever chosen on the test set; its labels are used to score and for not
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stjepa_cli.student import Student
 
 ROWS_AT_ONCE = 512
+NUMBERS_AT_ONCE = 1 << 24
 NUM_FOLDS = 5
 CPU = torch.device("cpu")
 
@@ -40,7 +42,7 @@ class Features:
         labels: int64 (R,), class numbers.
         groups: R names of what must never be split between fitting and choosing (videos cut from one source).
         ids: R names of videos.
-        tokens: float16 or float32 (R, C * N, D), finite, for the probes that look at single tokens, the clips of a video side
+        tokens: float16 or float32 (R, C * N, D) for the probes that look at single tokens, the clips of a video side
             by side; may be mapped from a file.
         clips: float32 (R, C, F), whose mean over C clips is `values`; None where a video has one.
 
@@ -69,13 +71,23 @@ class Features:
             raise StjepaError(
                 "clips and features disagree", got=tuple(self.clips.shape), expected=f"({num_rows}, C, {self.values.shape[1]})"
             )
-        whole = self.values.isfinite().all(dim=1).cpu()
-        if self.tokens is not None and num_rows:
-            whole &= torch.cat([part.isfinite().flatten(1).all(dim=1).cpu() for part in torch.split(self.tokens, ROWS_AT_ONCE)])
-        broken = (~whole).nonzero().flatten().tolist()
-        if broken:
+        self._refuse(~self.values.isfinite().all(dim=1).cpu())
+
+    def refuse_broken_tokens(self) -> None:
+        """Look at every token, which takes a while.
+
+        Raises:
+            StjepaError: one is not finite; the message names the first video.
+        """
+        if self.tokens is not None and len(self):
+            parts = torch.split(self.tokens, rows_of(self.tokens))
+            self._refuse(torch.cat([~part.isfinite().flatten(1).all(dim=1).cpu() for part in parts]))
+
+    def _refuse(self, broken: Tensor) -> None:
+        places = broken.nonzero().flatten().tolist()
+        if places:
             raise StjepaError(
-                f"the features of {len(broken)} of {num_rows} videos hold NaN or infinity, first {self.ids[broken[0]]}",
+                f"the features of {len(places)} of {len(self)} videos hold NaN or infinity, first {self.ids[places[0]]}",
                 fix="Type `stjepa inspect checkpoint PATH` to see whether the weights are finite.",
             )
 
@@ -121,6 +133,7 @@ class ProbeResult:
         head: what was fitted, for plain inference and without a card yet; None where nothing is fitted.
         student: what the head takes the features of, where the protocol changed it; None for the encoder as it was.
         hits: float (R_test,), what each video contributes to the first figure, whose mean it is; None where `scores` tell.
+        clips: which clips of a test video were scored, `16x5x3`; empty until someone who knows says so.
     """
 
     figures: dict[str, float]
@@ -129,6 +142,7 @@ class ProbeResult:
     head: Head | None = None
     student: Student | None = None
     hits: Tensor | None = None
+    clips: str = ""
 
 
 class Probe(ABC):
@@ -167,7 +181,12 @@ class Probe(ABC):
             train, test = (replace(side, tokens=None) for side in (train, test))
             train = train.rows(train.by_id())
         result = self._fit_score(train, test, num_classes, seed)
-        return replace(result, scores=None if result.scores is None else result.scores.float().cpu())
+        return replace(  # whatever comes next needs the memory of the device
+            result,
+            scores=None if result.scores is None else result.scores.float().cpu(),
+            head=None if result.head is None else result.head.to(CPU),
+            student=None if result.student is None else result.student.cpu(),
+        )
 
     @abstractmethod
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
@@ -231,6 +250,11 @@ def _check_widths(train: Features, test: Features) -> None:
         raise StjepaError("train and test features differ in width", got=f"{widths[0]} and {widths[1]}")
     if train.tokens is not None and test.tokens is not None and train.tokens.shape[2] != test.tokens.shape[2]:
         raise StjepaError("train and test tokens differ in width", got=f"{train.tokens.shape[2]} and {test.tokens.shape[2]}")
+
+
+def rows_of(tokens: Tensor) -> int:
+    """How many rows of tokens (R, L, D) are looked at at once."""
+    return max(1, NUMBERS_AT_ONCE // math.prod(tokens.shape[1:]))
 
 
 def build(name: str, device: torch.device = CPU, settings: object = None) -> Probe:

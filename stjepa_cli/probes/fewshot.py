@@ -52,8 +52,8 @@ def correct(shots: Features, test: Features) -> Tensor:
     mean = shots.values.mean(dim=0)
     unit = F.normalize(shots.values - mean, dim=1)
     classes, places = torch.unique(shots.labels, return_inverse=True)
-    sums = unit.new_zeros(len(classes), unit.shape[1]).index_add_(0, places, unit)
-    centroids = sums / torch.bincount(places)[:, None]
+    members = F.one_hot(places, len(classes)).T.to(unit)  # a product, since a GPU adds scattered numbers in any order
+    centroids = members @ unit / members.sum(dim=1, keepdim=True)
     nearness = F.normalize(test.values - mean, dim=1) @ centroids.T - centroids.square().sum(dim=1) / 2
     found: Tensor = classes[nearness.argmax(dim=1)] == test.labels
     return found.double()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,9 +23,10 @@ from stjepa_cli.augmentation import DropPath, erase, mix, smooth_targets
 from stjepa_cli.config import OptimizerConfig
 from stjepa_cli.datasets.base import VideoItem
 from stjepa_cli.descent import Descent
-from stjepa_cli.encoders import StudentEncoder, encode_videos
-from stjepa_cli.errors import ConfigError, StjepaError
+from stjepa_cli.encoders import Decoded, StudentEncoder, encode_videos
+from stjepa_cli.errors import ConfigError, StjepaError, VideoError
 from stjepa_cli.heads import Head
+from stjepa_cli.plans import ClipPlan
 from stjepa_cli.probes._finetuning import Classifier, Schedule, batches, rate_share, started
 from stjepa_cli.probes.base import Features, ProbeResult, Sources, VideoProbe, scored_by_clip
 from stjepa_cli.student import Student
@@ -244,14 +245,23 @@ def _read(waiting: Sequence[Tensor], step: int, settings: FinetuneSettings) -> f
 
 
 def _logits(sources: Sources, student: Student, head: Head, videos: Sequence[VideoItem], device: torch.device) -> Tensor:
-    """float32 (R * clips, C): what the head says of each clip, those of a video one after the other."""
+    """float32 (R * clips, C): what the head says of each clip, those of a video one after the other.
+
+    A video of which not all clips can be decoded is scored on its centre clip alone, which was decoded before.
+    """
     encoder, rows = StudentEncoder(student, "the fine-tuned student"), []
-    found = encode_videos(encoder, videos, sources.plan, batch_size=sources.batch_size, workers=sources.workers, device=device)
+
+    def encoded(items: Sequence[VideoItem], plan: ClipPlan) -> Iterator[Decoded]:
+        return encode_videos(encoder, items, plan, batch_size=sources.batch_size, workers=sources.workers, device=device)
+
     with sources.progress.task("fine-tuned scores", total=len(videos), unit="videos") as task:
-        for _, features in found:
-            if not isinstance(features, Tensor):
+        for item, features in encoded(videos, sources.plan):
+            if isinstance(features, VideoError):
+                sources.progress.note(f"scored on its centre clip alone: {features}")
+                features = next(encoded([item], replace(sources.plan, temporal=1, spatial=1)))[1]
+            if isinstance(features, VideoError):
                 raise features
-            rows.append(head.logits(features.to(device)))
+            rows.append(head.logits(features.to(device).expand(sources.plan.num_clips, -1)))
             task.advance(1)
     return torch.cat(rows)
 

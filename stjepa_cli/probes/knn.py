@@ -79,8 +79,8 @@ def choose(train: Features, gallery: Tensor, num_classes: int, seed: int) -> tup
 
 def winners(similarity: Tensor, labels: Tensor, num_classes: int, ks: list[int], temperature: float) -> Iterator[Tensor]:
     """The class int64 (Q,) with the most votes of the k nearest, for rising k: votes are counted on, not again."""
-    weights = ((similarity - similarity[:, :1]) / temperature).exp()
-    votes, counted = similarity.new_zeros(len(similarity), num_classes), 0
+    weights = ((similarity - similarity[:, :1]) / temperature).exp().double()  # a GPU adds in any order
+    votes, counted = weights.new_zeros(len(similarity), num_classes), 0
     for k in ks:
         yield votes.scatter_add_(1, labels[:, counted:k], weights[:, counted:k]).argmax(dim=1)
         counted = k
@@ -88,8 +88,8 @@ def winners(similarity: Tensor, labels: Tensor, num_classes: int, ks: list[int],
 
 def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
     """Similarities (Q, k) and labels (Q, k) of neighbours to shares of votes (Q, C); a similarity of -inf is no vote."""
-    weights = (similarity / temperature).softmax(dim=1)
-    return similarity.new_zeros(len(similarity), num_classes).scatter_add_(1, labels, weights)
+    weights = (similarity / temperature).softmax(dim=1).double()
+    return weights.new_zeros(len(similarity), num_classes).scatter_add_(1, labels, weights).float()
 
 
 def _guesses(scores: Tensor) -> Tensor:

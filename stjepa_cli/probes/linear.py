@@ -27,9 +27,8 @@ class LinearProbe(Probe):
     gives_head = True
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
-        train = train.by_clip()
         chosen = choose_strength(train, seed)
-        head = fit(train, num_classes, chosen["strength"], FINAL_TOLERANCE)
+        head = fit(train.by_clip(), num_classes, chosen["strength"], FINAL_TOLERANCE)
         return scored_by_clip(head.logits(test.by_clip().values), test, chosen, head)
 
 
@@ -42,10 +41,11 @@ def choose_strength(train: Features, seed: int) -> dict[str, float]:
     """
     hits, groups, num_videos, num_folds = [0] * len(STRENGTHS), set[str](), 0, 0
     for fit_rows, held_out_rows in group_splits(train, seed):
-        held_out, problem, start = train.rows(held_out_rows), Problem.of(train.rows(fit_rows)), None
+        held_out, problem, start = train.rows(held_out_rows), Problem.of(train.rows(fit_rows).by_clip()), None
         for i, strength in enumerate(STRENGTHS):  # from the last one's weights: the next is never far away
             start = problem.solve(strength, SWEEP_TOLERANCE, start)
-            best = problem.classes[problem.logits(start, held_out.values).argmax(dim=1)]
+            shares = problem.logits(start, held_out.by_clip().values).softmax(dim=1)
+            best = problem.classes[shares.view(len(held_out), -1, shares.shape[1]).mean(dim=1).argmax(dim=1)]
             hits[i] += int((best == held_out.labels).sum())
         groups |= set(held_out.groups)
         num_videos += len(held_out)

@@ -200,7 +200,7 @@ def test_tokens_travel_with_their_rows_and_are_checked() -> None:
     broken = features.tokens.half()
     broken[2, 1, 0] = torch.inf
     with pytest.raises(StjepaError, match="1 of 6 videos hold NaN or infinity, first train0002"):
-        replace(features, tokens=broken)
+        replace(features, tokens=broken).refuse_broken_tokens()
     with pytest.raises(
         StjepaError, match=r"tokens and ids disagree: got torch.float32 \(5, 2, 6\), expected float16 or float32 \(6, L, D\)"
     ):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stjepa_cli import encoders
 from stjepa_cli.augmentation import DropPath
 from stjepa_cli.config import StudentConfig
 from stjepa_cli.datasets.base import VideoItem
@@ -18,12 +19,13 @@ from stjepa_cli.encoders import StudentEncoder, encode_videos
 from stjepa_cli.errors import ConfigError, StjepaError, VideoError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.plans import ClipPlan
+from stjepa_cli.probes import _finetuning
 from stjepa_cli.probes._finetuning import Classifier, Schedule, batches, rate_share
 from stjepa_cli.probes.base import CPU, Features, ProbeResult, Sources
 from stjepa_cli.probes.finetune import FinetuneProbe, FinetuneSettings, Pass
 from stjepa_cli.probes.linear import LinearProbe
 from stjepa_cli.student import Student
-from stjepa_cli.video import read_clip
+from stjepa_cli.video import Clip, read_clip, read_clips
 from tests.media import truncate, write_video
 
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
@@ -339,6 +341,30 @@ def test_a_video_that_no_longer_decodes_is_named(small: Scene, tmp_path: Path) -
         items = {**small.sources.items, name: replace(small.sources.items[name], path=cut)}
         with pytest.raises(VideoError, match=name):
             small.run(items=items)
+
+
+def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad_train, bad_test = small.sources.items[small.train.ids[3]].path, small.sources.items[small.test.ids[1]].path
+
+    def view(path: Path, spec: ClipSpec, **options: object) -> Clip:
+        if path == bad_train and options:
+            raise VideoError(path, "a frame cannot be decoded")
+        return read_clip(path, spec, **options)  # type: ignore[arg-type]
+
+    def clips(path: Path, spec: ClipSpec, plan: ClipPlan) -> torch.Tensor:
+        if path == bad_test and plan.num_clips > 1:
+            raise VideoError(path, "a frame cannot be decoded")
+        return read_clips(path, spec, plan)
+
+    monkeypatch.setattr(_finetuning, "read_clip", view)
+    monkeypatch.setattr(encoders, "read_clips", clips)
+    found = small.run(plan=ClipPlan(2, 1, SPEC.num_frames))
+    assert found.scores is not None
+    assert found.head is not None
+    assert found.student is not None
+    with torch.inference_mode():
+        alone = found.head.predict(found.student(read_clips(bad_test, SPEC, ClipPlan())).mean(dim=1))[0]
+    assert torch.allclose(found.scores[1], alone, atol=1e-5)
 
 
 def test_videos_that_are_not_listed_and_clips_of_another_lattice_are_refused(small: Scene) -> None:
