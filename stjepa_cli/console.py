@@ -107,6 +107,14 @@ def show_pairs(title: str, pairs: dict[str, object]) -> None:
     _show(title, table)
 
 
+def show_lines(title: str, lines: Sequence[str]) -> None:
+    """Lines on stdout that can be copied: they are never cut or folded inside a word."""
+    console = _stdout()
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
 def _show(title: str, table: Table, caption: str | None = None) -> None:
     """A table between lines that it does not force to its own width."""
     console = _stdout()

@@ -114,7 +114,8 @@ class TeacherEncoder:
     @property
     def digest(self) -> str:
         card = self.teacher.card
-        return digest({"teacher": card.kind, "weights": card.weights_digest, "dim": card.dim, "clip": to_dict(card.clip)})
+        weights = {"weights": card.weights_digest, "settings": card.settings_digest}
+        return digest({"teacher": card.kind, **weights, "dim": card.dim, "clip": to_dict(card.clip)})
 
     def encode(self, clips: Tensor) -> Tensor:
         tokens: Tensor = self.teacher.encode(clips)
@@ -136,10 +137,11 @@ def at_layer(encoder: Encoder, layer: int | None) -> Encoder:
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be used."""
+    """A video that could not be used: its name in the lists, why, and on which side of a split."""
 
     id: str
     error: str
+    side: str = ""
 
 
 def encode_videos(

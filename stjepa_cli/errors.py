@@ -87,6 +87,7 @@ _STORAGE = {
     errno.ENOTDIR: "a part of the path is a file",
     errno.EEXIST: "a file is in the way",
     errno.EISDIR: "the path is a folder",
+    errno.ENOENT: "there is no such place",
 }
 
 

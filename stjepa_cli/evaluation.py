@@ -175,7 +175,7 @@ def score(
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
     refuse_leaks(train_items, test_items)
     train_items, test_items = spread(train_items, limit), spread(test_items, limit)
-    told = refuse_twins(train_items, test_items, store.fingerprints, official=dataset.official)
+    train_items, told = without_twins(train_items, test_items, store.fingerprints, official=dataset.official)
     train, failed_train = store.take(train_items, train_split)
     _refuse_empty(train, failed_train, train_split)
     test, failed_test = store.take(test_items, test_split)
@@ -192,7 +192,7 @@ def score(
         num_train=len(train),
         ids=test.ids,
         truths=tuple(test.labels.tolist()),
-        failed=(*failed_train, *failed_test),
+        failed=tuple(replace(failure, side=side) for side, part in (("train", failed_train), ("test", failed_test)) for failure in part),
         probes=results,
         seconds=time.perf_counter() - started,
         clips=str(store.plan),
@@ -220,6 +220,7 @@ def _fitted(
     """What each probe found."""
     found = {}
     for name, probe in probes.items():
+        probe.progress = store.progress
         if isinstance(probe, VideoProbe):
             probe.sources = _sources(store, probe, items)
         found[name] = _named(probe.fit_score(train, test, len(classes), seed), probe, store, classes)
@@ -289,25 +290,28 @@ def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
             raise DatasetError(f"train and test share {len(both)} of their {what}s", got=both[0], fix="Put back the official split files.")
 
 
-def refuse_twins(
+def without_twins(
     train: Sequence[VideoItem], test: Sequence[VideoItem], fingerprints: Callable[[Sequence[VideoItem]], Sequence[str]], *, official: bool
-) -> str:
-    """Refuse a split whose test videos lie under other names in train; official lists are as they are, and it is said.
+) -> tuple[tuple[VideoItem, ...], str]:
+    """Train without the videos that lie under other names in test; where lists are nobody's standard, such a split is refused.
 
     Returns:
-        what is to be said, empty if there is nothing.
+        the train videos that are left, and what is to be said, empty if there is nothing.
 
     Raises:
-        DatasetError: the same file is on both sides of lists that are nobody's standard; the message names pairs.
+        DatasetError: the same file is on both sides of lists that are not official; the message names pairs.
     """
-    known = dict(zip(fingerprints(train), train, strict=True))
-    both = [(known[mark], item) for mark, item in zip(fingerprints(test), test, strict=True) if mark in known and mark != ABSENT]
+    known = dict(zip(fingerprints(test), test, strict=True))
+    known.pop(ABSENT, None)
+    marks = fingerprints(train)
+    both = [(mine, known[mark]) for mark, mine in zip(marks, train, strict=True) if mark in known]
     if not both:
-        return ""
-    told = ", ".join(f"{mine.id} and {theirs.id}" for mine, theirs in both[:MAX_TWINS]) + (", ..." if len(both) > MAX_TWINS else "")
+        return tuple(train), ""
+    told = ", ".join(f"{mine.id} is {theirs.id}" for mine, theirs in both[:MAX_TWINS]) + (", ..." if len(both) > MAX_TWINS else "")
     if not official:
         raise DatasetError(f"train and test share {len(both)} files under two names", got=told, fix="Leave one of each pair out.")
-    return f"the official lists have {len(both)} files on both sides under two names: {told}"
+    left = tuple(item for mark, item in zip(marks, train, strict=True) if mark not in known)
+    return left, f"{len(both)} train videos were left out, since the same files are in test under other names: {told}"
 
 
 def _id(item: VideoItem) -> str | None:

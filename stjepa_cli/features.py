@@ -184,7 +184,8 @@ class FeatureStore:
             clips if clips.shape[1] > 1 else None,
         )
         features.refuse_broken_tokens()
-        return features, tuple(Failure(item.id, self._errors[keys[item.id]]) for item in items if keys[item.id] in self._errors)
+        failed = [item for item in items if keys[item.id] in self._errors]
+        return features, tuple(Failure(item.id, f"{item.path}: {self._errors[keys[item.id]]}") for item in failed)
 
     def fingerprints(self, items: Sequence[VideoItem]) -> list[str]:
         """Those of the videos' files, in their order; each file is read once."""
@@ -218,7 +219,7 @@ class FeatureStore:
         with self.progress.task(name, total=len(items), unit="videos") as task:
             try:
                 for item, found in self._encode(items):
-                    row = (keys[item.id], found if isinstance(found, Tensor) else str(found))
+                    row = (keys[item.id], found if isinstance(found, Tensor) else found.reason)
                     self._remember(*row)
                     if isinstance(found, Tensor) or is_local(item.path):  # a server that did not answer may the next time
                         new.append(row)
@@ -263,6 +264,7 @@ class FeatureStore:
         header |= {"digest": content, "encoder": self.encoder.name, "software": software_versions()}
         path = self.folder / f"{content[:16]}.safetensors"
         write_tensors(path, {"values": values}, {HEADER: json.dumps(header, sort_keys=True)})
+        path.chmod(self.folder.stat().st_mode & 0o666)  # safetensors makes files for their owner only
         if self.pool == "tokens":  # from now on they are the file's pages, which the system may drop
             self._rows |= {key: row for (key, _), row in zip(rows, read_tensors(path)["values"], strict=True)}
 
@@ -278,7 +280,9 @@ class FeatureStore:
             header, values = self._checked(path)
         except (CheckpointError, KeyError, ValueError, TypeError) as error:
             reason = error.got if isinstance(error, CheckpointError) and error.got else error
-            self.progress.note(f"{path} is not used, its videos are extracted again: {reason}")
+            self.progress.note(f"{path} is removed, and its videos are extracted again where they are asked for: {reason}")
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
             return
         for (name, mark), row in zip(header["rows"], values, strict=True):
             self._remember((name, mark), row)

@@ -14,11 +14,12 @@ from stjepa_cli.config import from_dict, to_dict
 from stjepa_cli.devices import autocast
 from stjepa_cli.errors import CheckpointError, ConfigError, StjepaError
 from stjepa_cli.nouns import ClipSpec
-from stjepa_cli.pooling import pooled_logits, rows_at_once
+from stjepa_cli.pooling import initial_weights, num_self_blocks, pooled_logits, rows_at_once
 
 KINDS = ("linear", "attentive")
 SCHEMA = 1
 _KEY = "stjepa_head"
+_MAKE = "Type `stjepa infer ucf101 --save-head`, or another data set, to make one."
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,32 @@ def load_head(path: Path, encoder: str, encoder_digest: str) -> Head:
     missing = {"mean", "std", "labels"} - set(tensors)
     if missing or header.kind not in KINDS or header.schema != SCHEMA:
         raise CheckpointError(f"{path} is no head that this version reads", got=f"{header.kind}, schema {header.schema}, without {missing}")
-    return Head(
-        header.kind, read_tensors(path, "weights"), tensors["mean"], tensors["std"], tensors["labels"], len(card.classes), header.card
-    )
+    head = Head(header.kind, read_tensors(path, "weights"), tensors["mean"], tensors["std"], tensors["labels"], len(card.classes), card)
+    _check(head, path)
+    return head
+
+
+def _check(head: Head, path: Path) -> None:
+    """Refuse a head whose parts do not fit each other."""
+    found = {name: tuple(tensor.shape) for name, tensor in head.weights.items()} | {"std": tuple(head.std.shape)}
+    width, num_labels = len(head.mean), len(head.labels)
+    if head.kind == "linear":
+        wanted = {"weight": (num_labels, width), "bias": (num_labels,)}
+    else:
+        blank = initial_weights(width, num_labels, num_self_blocks(head.weights), torch.Generator())
+        wanted = {name: tuple(tensor.shape) for name, tensor in blank.items()}
+    wanted["std"] = (width,)
+    odd = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    if odd:
+        raise CheckpointError(
+            f"{path} is a damaged head: {odd[0]}", got=found.get(odd[0], "none"), expected=wanted.get(odd[0], "none"), fix=_MAKE
+        )
+    if num_labels and not 0 <= int(head.labels.min()) <= int(head.labels.max()) < head.num_classes:
+        raise CheckpointError(
+            f"{path} is a damaged head", got=f"label {int(head.labels.max())}", expected=f"0 to {head.num_classes - 1}", fix=_MAKE
+        )
+    if not all(bool(tensor.isfinite().all()) for tensor in (head.mean, head.std, *head.weights.values())):
+        raise CheckpointError(f"{path} is a damaged head", got="a weight that is not finite", fix=_MAKE)
 
 
 def read_card(path: Path) -> HeadCard:
@@ -167,9 +191,14 @@ def read_card(path: Path) -> HeadCard:
 
 
 def _read_header(path: Path) -> _Header:
-    text = read_metadata(path).get(_KEY)
+    if not path.exists():
+        raise CheckpointError(f"there is no saved head {path}", fix=_MAKE)
+    try:
+        text = read_metadata(path).get(_KEY)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, got=error.got, fix=_MAKE) from error
     if text is None:
-        raise CheckpointError(f"{path} is a safetensors file but not a head", fix="Type `stjepa infer ... --save-head` to make one.")
+        raise CheckpointError(f"{path} is a safetensors file but not a head", fix=_MAKE)
     try:
         return from_dict(_Header, json.loads(text), where=f"the header of {path}")
     except (ConfigError, json.JSONDecodeError) as error:

@@ -134,6 +134,8 @@ class TeacherCard:
         dim: E, width of a token.
         clip: the clips that it takes.
         token_norm: `layernorm` if tokens are normalised before projection, `none` if they are used as they come.
+        settings_digest: sha256 over what decides how the weights are applied (configuration, colours), 64 hex digits; empty for
+            a built-in, whose weights digest has them.
     """
 
     name: str
@@ -144,6 +146,7 @@ class TeacherCard:
     dim: int
     clip: ClipSpec
     token_norm: str = "layernorm"
+    settings_digest: str = ""
 
 
 def digest(value: Any) -> str:

@@ -138,7 +138,7 @@ def newest_head(place: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if not place.is_dir():
+    if place.exists() and not place.is_dir():
         return place
     found = sorted(place.rglob(f"{PREFIX}*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path))
     if not found:

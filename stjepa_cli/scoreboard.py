@@ -178,7 +178,7 @@ def _entry(
         score(store, rules.dataset, split=name, protocols=rules.protocols, limit=rules.limit, seed=rules.seed, settings=rules.settings)
         for name in splits
     )
-    return Entry(results, _intervals(results, rules.seed)), clip or encoder.clip
+    return Entry(results, intervals_of(results, rules.seed)), clip or encoder.clip
 
 
 def bootstrap(hits: Sequence[Tensor], ids: Sequence[Sequence[str]], seed: int) -> tuple[float, float]:
@@ -204,7 +204,7 @@ def bootstrap(hits: Sequence[Tensor], ids: Sequence[Sequence[str]], seed: int) -
     return low, high
 
 
-def _intervals(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
+def intervals_of(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
     """Of the first figure of each protocol."""
     hits = {name: [_hits(result, name) for result in results] for name in results[0].probes}
     ids = [result.ids for result in results]

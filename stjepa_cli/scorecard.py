@@ -125,7 +125,7 @@ def _settings(chosen: Mapping[str, float]) -> str:
 
 
 def _failed(result: EvaluationResult) -> Iterator[str]:
-    rows = [(failure.id, failure.error) for failure in result.failed]
+    rows = [(f"{failure.id} ({failure.side})" if failure.side else failure.id, failure.error) for failure in result.failed]
     if not rows:
         return
     table = pages.wrapped(("video", "why"), rows[:MAX_FAILED], widths=(35, 65), numbers=())

@@ -31,7 +31,7 @@ from stjepa_cli.locations import Location
 from stjepa_cli.prediction import check_heads, save_heads
 from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.results import write_report
-from stjepa_cli.scoreboard import Entry, Open, Rules, Scoreboard, contest
+from stjepa_cli.scoreboard import Open, Rules, Scoreboard, contest, intervals_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress
     for entry in contest(openers, rules, store):
         entries.append(entry)
         for result in entry.results:
-            _write(request, entry, result, filing.folder(result), progress)
+            _write(request, result, filing.folder(result), progress)
     board = Scoreboard(tuple(entries), request.command)
     if request.out is not None and not filing.alone:
         _write_overview(board, filing, request.out)
@@ -160,9 +160,9 @@ class Filing:
         return folder
 
 
-def _write(request: ScoreRequest, entry: Entry, result: EvaluationResult, folder: Path, progress: Progress) -> None:
+def _write(request: ScoreRequest, result: EvaluationResult, folder: Path, progress: Progress) -> None:
     """What was fitted first: it took the longest."""
-    intervals = entry.intervals if len(entry.results) == 1 else None  # else they are those of the mean over the splits
+    intervals = intervals_of((result,), request.seed)  # those of an entry are of the mean over its splits
     heads = save_heads(result, folder, progress=progress) if request.save_head else ()
     for path in (*heads, *write_report(result, folder, command=request.command, intervals=intervals, progress=progress)):
         progress.note(f"wrote {path}")

@@ -256,7 +256,7 @@ def _reading(path: Location) -> Iterator[None]:
 
 def _check_file(path: Location, source: Source) -> None:
     if isinstance(source, Path) and not source.is_file():
-        raise VideoError(path, "there is no such file")
+        raise VideoError(path, "it is a folder" if source.is_dir() else "there is no such file")
     if isinstance(source, Path) and not os.access(source, os.R_OK):
         raise VideoError(path, "no permission to read it")
     if _num_bytes(source) == 0:

@@ -114,18 +114,21 @@ class TestEvaluate:
         with pytest.raises(DatasetError, match=r"train and test share 1 of their groups: got .*g02"):
             evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), device=CPU)
 
-    def test_a_test_video_under_another_name_in_train_is_refused_or_said(
+    def test_a_test_video_under_another_name_in_train_is_refused_or_left_out(
         self, tiny_folder: Path, broken_ucf101: Path, tmp_path: Path
     ) -> None:
         root = Path(shutil.copytree(tiny_folder, tmp_path / "folder"))
         shutil.copy(videos(root / "test", "*.mp4")[0], root / "train" / "down" / "again.mp4")
-        with pytest.raises(DatasetError, match=r"share 1 files under two names: got train/down/again and .*Leave one of each pair out"):
+        with pytest.raises(DatasetError, match=r"share 1 files under two names: got train/down/again is .*Leave one of each pair out"):
             evaluate(tiny_encoder(), open_dataset("folder", root), device=CPU)
         shutil.copy(videos(broken_ucf101, "*_g01_c01.avi")[0], videos(broken_ucf101, "*_g02_c01.avi")[0])
-        found = evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), protocols=["knn"], device=CPU).to_json()
-        assert found["remark"].startswith(
-            "the official lists have 1 files on both sides under two names: v_ApplyEyeMakeup_g02_c01 and"
+        result = evaluate(tiny_encoder(), open_dataset("ucf101", broken_ucf101), protocols=["knn"], device=CPU)
+        assert result.remark.startswith(
+            "1 train videos were left out, since the same files are in test under other names: v_ApplyEyeMakeup_g02"
         )
+        assert (result.num_train, len(result.ids)) == (8, 3)
+        assert result.evidence is not None
+        assert "v_ApplyEyeMakeup_g02_c01" not in result.evidence.train.ids
 
     def test_scores_of_clips_are_averaged_and_a_single_clip_changes_nothing(self, dataset: Dataset, result: EvaluationResult) -> None:
         one = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(1, 1)), device=CPU)

@@ -69,6 +69,21 @@ class TestHead:
             save_head(tmp_path / "head.safetensors", replace(head, card=replace(CARD, classes=("one",))))
 
 
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("damage", ["labels", "missing", "rows", "nan"])
+def test_a_damaged_head_is_one_sentence(probe: type[Probe], damage: str, tmp_path: Path) -> None:
+    head, path = replace(fitted(probe)[0], card=CARD), tmp_path / "head.safetensors"
+    name = "bias" if head.kind == "linear" else "out.bias"
+    weights = {
+        "missing": {other: weight for other, weight in head.weights.items() if other != name},
+        "rows": head.weights | {name: head.weights[name][:-1]},
+        "nan": head.weights | {name: head.weights[name] * torch.nan},
+    }.get(damage, head.weights)
+    save_head(path, replace(head, weights=weights, labels=head.labels + 3 if damage == "labels" else head.labels))
+    with pytest.raises(CheckpointError, match=r"head.safetensors is a damaged head.*--save-head"):
+        load_head(path, "runs/a.safetensors", "a" * 64)
+
+
 def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "x.safetensors", {"mean": torch.zeros(2)}, {})
     with pytest.raises(CheckpointError, match="but not a head"):
@@ -76,5 +91,5 @@ def test_what_is_no_head_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "y.safetensors", {"mean": torch.zeros(2)}, {"stjepa_head": "{"})
     with pytest.raises(CheckpointError, match="cannot be understood"):
         read_card(tmp_path / "y.safetensors")
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"there is no saved head .*--save-head"):
         read_card(tmp_path / "z.safetensors")

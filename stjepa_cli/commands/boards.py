@@ -21,11 +21,10 @@ def show(board: Scoreboard) -> None:
     else:
         _show_many(board, f"{first.dataset} split {split}")
     _show_failed(board)
-    made: dict[str, object] = {"command": board.command}
-    for entry in board.entries:
-        for result in entry.results:
-            made[f"{entry.encoder}, split {result.split}"] = ", ".join(f"{name} {digest[:16]}" for name, digest in result.digests.items())
-    console.show_pairs("Made by, from", made)
+    results = [result for entry in board.entries for result in entry.results]
+    digests = [(result, ", ".join(f"{name} {digest[:16]}" for name, digest in result.digests.items())) for result in results]
+    console.show_lines("Made by", [board.command])
+    console.show_lines("From", [f"{result.checkpoint}, split {result.split}: {told}" for result, told in digests])
 
 
 def _show_one(entry: Entry, title: str) -> None:
@@ -48,14 +47,15 @@ def _show_many(board: Scoreboard, title: str) -> None:
 
 def _caption(entry: Entry) -> str:
     result = entry.results[0]
-    train, test, failed = (
-        ", ".join(f"{count:,}" for count in counts)
-        for counts in zip(*((part.num_train, len(part.ids), len(part.failed)) for part in entry.results), strict=True)
+    train = ", ".join(f"{part.num_train:,}" for part in entry.results)
+    test = ", ".join(f"{len(part.ids):,}" for part in entry.results)
+    failed = {side: sum(failure.side == side for part in entry.results for failure in part.failed) for side in ("train", "test")}
+    left_out = (
+        f"{failed['train']:,} train and {failed['test']:,} test videos failed and are left out" if any(failed.values()) else "none failed"
     )
-    caption = f"{train} train and {test} test videos, {failed} failed and left out; chance {result.chance:.4f}; "
     return (
-        caption
-        + f"features: {result.pool} of tokens, clips {result.clips} {result.sampling}"
+        f"{train} train and {test} test videos, {left_out}; chance {result.chance:.4f}; "
+        f"features: {result.pool} of tokens, clips {result.clips} {result.sampling}"
         + (f", block {result.layer}" if result.layer else "")
         + "".join(f"; {name}: clips {clips}" for name, clips in result.own_clips.items())
         + (f"; {result.remark}" if result.remark else "")
@@ -64,9 +64,9 @@ def _caption(entry: Entry) -> str:
 
 def _show_failed(board: Scoreboard) -> None:
     results = [result for entry in board.entries for result in entry.results]
-    failed = list(dict.fromkeys((failure.id, failure.error) for result in results for failure in result.failed))
+    failed = list(dict.fromkeys((failure.id, failure.side, failure.error) for result in results for failure in result.failed))
     if failed:
         more = len(failed) - MAX_SHOWN
         console.show_table(
-            "Videos that could not be used", ("video", "why"), failed[:MAX_SHOWN], caption=f"and {more} more" if more > 0 else None
+            "Videos that could not be used", ("video", "side", "why"), failed[:MAX_SHOWN], caption=f"and {more} more" if more > 0 else None
         )

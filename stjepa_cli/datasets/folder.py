@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -54,7 +55,8 @@ class Folder(Dataset):
     def remark(self) -> str:
         if self._sides:
             return ""
-        return f"split by a draw: {TEST_SHARE_PERCENT} % of each class for testing (seed {SEED}); clips of one source may be on both sides"
+        share = f"{TEST_SHARE_PERCENT} % of each class, rounded up,"
+        return f"split by a draw: {share} for testing (seed {SEED}); clips of one source may be on both sides"
 
     @cached_property
     def _sides(self) -> dict[str, Location]:
@@ -80,10 +82,16 @@ class Folder(Dataset):
         numbers = {name: number for number, name in enumerate(self.classes)}
         prefix = f"{self._sides[split].name}/" if self._sides else ""
         return tuple(
-            VideoItem(f"{prefix}{name}/{PurePosixPath(file.name).stem}", file, numbers[name], None)
+            VideoItem(f"{prefix}{name}/{called}", file, numbers[name], None)
             for name in sorted(chosen)
-            for file in chosen[name]
+            for file, called in zip(chosen[name], _names(chosen[name]), strict=True)
         )
+
+
+def _names(files: list[Location]) -> list[str]:
+    """Names without suffixes, but where two files would have one name."""
+    stems = Counter(PurePosixPath(file.name).stem for file in files)
+    return [stem if stems[stem := PurePosixPath(file.name).stem] == 1 else file.name for file in files]
 
 
 def _by_class(folder: Location) -> dict[str, list[Location]]:

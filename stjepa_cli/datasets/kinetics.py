@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -75,22 +77,45 @@ class Kinetics(Dataset):
     def _rows(self, path: Location) -> list[tuple[str, str]]:
         """Path and label of each line; commas part them if every line has one."""
         lines = [line.strip() for line in self._read_text(path).splitlines() if line.strip()]
+        if "youtube_id" in lines[0]:
+            raise self._wrong_shape(path, "the official annotations, which name no files", _LINE)
         comma = all("," in line for line in lines)
+        parts = [_at_comma(line) if comma else _at_last_space(line) for line in lines]
         rows = []
-        for number, line in enumerate(lines):
-            place, _, label = line.rpartition(",") if comma else _at_last_space(line)
-            place, label = place.strip().strip('"'), label.strip().strip('"')
-            if number == 0 and label.lower() in ("label", "class"):
+        for number, (line, (place, label)) in enumerate(zip(lines, parts, strict=True)):
+            if number == 0 and _is_header(place, label):
                 continue
             if not place or not label or place.endswith("/"):
                 raise self._wrong_shape(path, repr(line), _LINE)
+            if not comma and PurePosixPath(place).suffix.count(" "):
+                raise self._wrong_shape(path, repr(line), "a comma before a label of several words")
             rows.append((place, label))
         return rows
 
 
-def _at_last_space(line: str) -> tuple[str, str, str]:
+def _at_comma(line: str) -> tuple[str, str]:
+    """Path and label, either quoted or not: a path without quotes may hold commas, a label must then be quoted."""
+    if line.endswith('"'):
+        *_, label = next(csv.reader([line], skipinitialspace=True))
+        place = line[: line.rindex('"' + label.replace('"', '""'))].rstrip().removesuffix(",")
+    else:
+        place, _, label = line.rpartition(",")
+    return place.strip().strip('"'), label.strip()
+
+
+def _at_last_space(line: str) -> tuple[str, str]:
     parts = line.rsplit(maxsplit=1)
-    return (parts[0], " ", parts[1]) if len(parts) == 2 else ("", "", line)
+    return (parts[0].strip('"'), parts[1].strip('"')) if len(parts) == 2 else ("", line)
+
+
+def _is_header(place: str, label: str) -> bool:
+    """Whether a first line names columns: its path has no suffix, and its words are such as people name columns by."""
+    words = set(re.split(r"[^a-z]+", f"{place} {label}".lower()))
+    return (
+        not PurePosixPath(place).suffix
+        and not label.isdecimal()
+        and bool(words & {"path", "file", "filename", "video", "label", "class", "name", "id"})
+    )
 
 
 plugin = Kinetics

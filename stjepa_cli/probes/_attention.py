@@ -15,6 +15,7 @@ from stjepa_cli.errors import StjepaError
 from stjepa_cli.heads import Head
 from stjepa_cli.pooling import decays, initial_weights, pooled_logits, rows_at_once
 from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, rows_of, scored_by_clip
+from stjepa_cli.progress import SILENT, Progress
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -63,10 +64,10 @@ class AttentiveProbeBase(Probe):
     settings: AttentiveSettings
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
-        setting, chosen = choose(train, self.settings, seed, self.device)
+        setting, chosen = choose(train, self.settings, seed, self.device, self.progress)
         train = train.by_clip()
         order = train.by_id()
-        head = fit(train, order, (setting,), self.settings, seed, self.device).head(0, num_classes)
+        head = fit(train, order, (setting,), self.settings, seed, self.device, self.progress).head(0, num_classes)
         logits = head.logits(_tokens(test.by_clip())).cpu()
         if logits.isnan().any():
             raise StjepaError(f"the attentive probe diverged at learning rate {setting.lr:g}", fix="Give it lower learning rates.")
@@ -101,7 +102,9 @@ class Heads:
         return (_tokens(features)[rows].to(self.mean) - self.mean) / self.std
 
 
-def choose(train: Features, settings: AttentiveSettings, seed: int, device: torch.device) -> tuple[Setting, dict[str, float]]:
+def choose(
+    train: Features, settings: AttentiveSettings, seed: int, device: torch.device, progress: Progress = SILENT
+) -> tuple[Setting, dict[str, float]]:
     """The setting with the most hits on held-out groups of train; of equal ones that of the lower cross-entropy.
 
     Returns:
@@ -115,7 +118,7 @@ def choose(train: Features, settings: AttentiveSettings, seed: int, device: torc
     clips, each, labels = train.by_clip(), torch.arange(train.num_clips), train.labels.cpu()
     for fit_rows, held_out in group_splits(train, seed):
         fit_clips, held_clips = ((rows[:, None] * len(each) + each).flatten() for rows in (fit_rows, held_out))
-        heads = fit(clips, fit_clips, settings.grid, settings, seed, device)
+        heads = fit(clips, fit_clips, settings.grid, settings, seed, device, progress)
         logits = _spread(heads.logits(clips, held_clips).cpu(), heads.classes.cpu(), int(labels.max()) + 1)
         shares = logits.softmax(dim=2).view(len(logits), len(held_out), len(each), -1).mean(dim=2)  # (H, K, C)
         truths = labels[held_out]
@@ -139,7 +142,15 @@ def _spread(logits: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return wide
 
 
-def fit(train: Features, rows: Tensor, grid: Sequence[Setting], settings: AttentiveSettings, seed: int, device: torch.device) -> Heads:
+def fit(
+    train: Features,
+    rows: Tensor,
+    grid: Sequence[Setting],
+    settings: AttentiveSettings,
+    seed: int,
+    device: torch.device,
+    progress: Progress = SILENT,
+) -> Heads:
     """Fit a head for each setting, all with the same first weights and the same batches, on the same tokens read once.
 
     AdamW with cosine decay to 0 and no warmup, as V-JEPA 2's. A head comes out as it would alone.
@@ -151,6 +162,7 @@ def fit(train: Features, rows: Tensor, grid: Sequence[Setting], settings: Attent
         settings: of everything else.
         seed: of first weights and batches.
         device: where it computes.
+        progress: listener.
     """
     tokens, generator = _tokens(train), torch.Generator().manual_seed(seed)
     classes, targets = torch.unique(train.labels.cpu()[rows], return_inverse=True)
@@ -159,14 +171,17 @@ def fit(train: Features, rows: Tensor, grid: Sequence[Setting], settings: Attent
     weights = {name: weight.to(device).repeat(len(grid), *[1] * weight.ndim).requires_grad_() for name, weight in one.items()}
     heads, optimizer = Heads(weights, mean, std, classes.to(device)), AdamWs(weights, grid)
     targets, num_steps = targets.to(device), settings.num_steps(len(rows))
-    for step, batch in enumerate(_batches(len(rows), settings.batch_size, num_steps, generator)):
-        for part in torch.split(batch, rows_at_once(weights, tokens.shape[1])):
-            with autocast(device):
-                logits = pooled_logits(weights, heads.standardised(train, rows[part])).float()
-            wanted = targets[part.to(device)].expand(len(grid), -1)
-            loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum") / len(batch)
-            torch.autograd.backward(loss)
-        optimizer.step(0.5 * (1 + math.cos(math.pi * step / num_steps)))
+    told = f"attentive probe, {len(grid)} settings" if len(grid) > 1 else "attentive probe"
+    with progress.task(told, total=num_steps, unit="steps") as task:
+        for step, batch in enumerate(_batches(len(rows), settings.batch_size, num_steps, generator)):
+            for part in torch.split(batch, rows_at_once(weights, tokens.shape[1])):
+                with autocast(device):
+                    logits = pooled_logits(weights, heads.standardised(train, rows[part])).float()
+                wanted = targets[part.to(device)].expand(len(grid), -1)
+                loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum") / len(batch)
+                torch.autograd.backward(loss)
+            optimizer.step(0.5 * (1 + math.cos(math.pi * step / num_steps)))
+            task.advance(1)
     return heads
 
 

@@ -153,12 +153,14 @@ class Probe(ABC):
             large to copy.
         device: where it computes.
         gives_head: it fits something that can be kept for plain inference.
+        progress: listener of those that take long.
         settings: of protocols that have any to give.
     """
 
     takes_tokens = False
     gives_head = False
     device = CPU
+    progress: Progress = SILENT
     settings: Any
 
     def fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:

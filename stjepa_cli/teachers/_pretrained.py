@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from stjepa_cli.devices import autocast
 from stjepa_cli.errors import ConfigError, NotReadyError, TeacherError
-from stjepa_cli.nouns import ClipSpec, TeacherCard
+from stjepa_cli.nouns import ClipSpec, TeacherCard, digest
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher, kind_of, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+_WITHOUT_EFFECT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "problem_type")
+"""What `config.json` says of the file and of its classes, and not of tokens."""
 
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
@@ -67,6 +70,8 @@ class Pretrained(Teacher):
     def load(cls, files: ModelFiles | None, outline: Outline, device: torch.device) -> Self:
         if files is None:
             raise ValueError(f"a {cls.family} is loaded from files")
+        mean, std = _pixel_statistics(files.folder)
+        config = {name: value for name, value in read_json(files.folder / "config.json").items() if name not in _WITHOUT_EFFECT}
         card = TeacherCard(
             name=files.name,
             kind=kind_of(cls),
@@ -76,8 +81,9 @@ class Pretrained(Teacher):
             dim=outline.dim,
             clip=outline.clip,
             token_norm="layernorm",
+            settings_digest=digest({"config": config, "mean": mean, "std": std}),
         )
-        return cls(card, cls._load(files.folder, outline.clip).to(device), *_pixel_statistics(files.folder), device)
+        return cls(card, cls._load(files.folder, outline.clip).to(device), mean, std, device)
 
     @classmethod
     @abstractmethod

@@ -34,6 +34,20 @@ def test_names_after_a_comma_with_a_header(tmp_path: Path) -> None:
     assert [label for *_, label in found(dataset)] == [1, 0]
 
 
+@pytest.mark.parametrize("header", ["path,label", "video_path,label_id", "path,label_name", "File Name,Class"])
+def test_quoted_commas_and_any_header_are_understood(tmp_path: Path, header: str) -> None:
+    dataset = listed(tmp_path, f'{header}\na.mp4,"playing, loud"\n"b, c.mp4",air drumming\nd, e.mp4,air drumming\n')
+    assert dataset.classes == ("air drumming", "playing, loud")
+    assert found(dataset) == [("a", "a.mp4", 1), ("b, c", "b, c.mp4", 0), ("d, e", "d, e.mp4", 0)]
+
+
+def test_what_looks_like_a_list_and_is_none_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"got 'a.mp4 air drumming', expected a comma before a label of several words"):
+        listed(tmp_path, "a.mp4 air drumming\n")
+    with pytest.raises(DatasetError, match=r"got the official annotations, which name no files, expected a line like"):
+        listed(tmp_path, "label,youtube_id,time_start,time_end,split\nabseiling,0347,95,105,train\n")
+
+
 def test_absolute_paths_stay_and_minus_one_is_no_label(tmp_path: Path) -> None:
     (item, other) = listed(tmp_path, "/data/a.mp4 -1\nb.mp4 0\n").videos("train")
     assert (item.path, item.label, other.label) == (Path("/data/a.mp4"), None, 0)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
+from stjepa_cli.encoders import TeacherEncoder
 from stjepa_cli.errors import TeacherError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.teachers._pretrained import IMAGENET
@@ -195,6 +196,20 @@ def test_colours_are_normalised_as_the_preprocessor_says(folder: Path, name: str
     clips = noise_clips(teacher, 1)
     expected = _expected(VJEPA2Model.from_pretrained(folder), clips, (0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
     torch.testing.assert_close(teacher.encode(clips), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_equal_weights_that_are_applied_otherwise_are_another_encoder(folder: Path) -> None:
+    def digest() -> str:
+        return TeacherEncoder(open_teacher(str(folder), device=torch.device("cpu"))).digest
+
+    seen = [digest()]
+    _edit(folder, transformers_version="9.9", id2label={"0": "cut"})
+    assert digest() == seen[0]
+    _edit(folder, num_attention_heads=1)
+    seen.append(digest())
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.1] * 3}))
+    seen.append(digest())
+    assert len(set(seen)) == 3
 
 
 def test_the_card_says_what_it_is(folder: Path) -> None:
