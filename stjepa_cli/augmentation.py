@@ -91,7 +91,7 @@ def erase(clips: Tensor, share: float, draw: random.Random) -> Tensor:
 
 
 def erased_box(height: int, width: int, draw: random.Random) -> Box:
-    """A rectangle inside a frame, its area and shape drawn as in the paper."""
+    """A rectangle inside a frame, its area and shape drawn as in the paper; one that is too long is cut, not drawn again."""
     area = draw.uniform(*ERASED_AREA) * height * width
     aspect = math.exp(draw.uniform(*(math.log(bound) for bound in ERASED_ASPECT)))
     tall = min(height, max(1, round(math.sqrt(area * aspect))))

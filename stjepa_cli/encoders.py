@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,7 +85,7 @@ class StudentEncoder:
     def grid(self) -> TokenGrid:
         return self.clip.grid
 
-    @property
+    @cached_property  # it is frozen, and hashing takes as long as some videos
     def digest(self) -> str:
         tensors = self.student.state_dict() | {name: self.student.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
         weights = hashlib.sha256()

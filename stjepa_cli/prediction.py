@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +79,16 @@ class Predictions:
     def whole(self) -> bool:
         """Whether every file could be used."""
         return not any(video.error for video in self.videos)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; a video has `top`, or an `error`."""
+        videos = [
+            {"video": video.video, "error": video.error}
+            if video.error
+            else {"video": video.video, "top": [{"class": guess.name, "score": guess.score} for guess in video.top]}
+            for video in self.videos
+        ]
+        return {"ok": self.whole, "head": self.head, "encoder": self.encoder, "clips": self.clips, "videos": videos}
 
 
 def check_heads(protocols: Sequence[str]) -> None:

@@ -188,7 +188,7 @@ def test_a_fine_tuned_student_is_kept_and_answers_for_any_file(
         row = next(row for row in csv.DictReader(file) if row["video"] == video.stem)
     for answer, name in zip(found, ("finetune", "linear"), strict=True):
         (best, second) = answer["videos"][0]["top"]
-        assert (best["name"], second["name"]) == (row[f"{name}_class1"], row[f"{name}_class2"])
+        assert (best["class"], second["class"]) == (row[f"{name}_class1"], row[f"{name}_class2"])
         assert best["score"] == pytest.approx(float(row[f"{name}_score1"]), abs=1e-4)
     assert video.name in program("infer", "video", video, "--head", tmp_path / "out").stdout
     assert "there is no such file" in program("infer", "video", video, "none.mp4", "--head", heads[1], code=1).stderr

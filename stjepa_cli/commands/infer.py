@@ -182,7 +182,9 @@ def video(
             progress=progress,
         )
 
-    console.run_command(call, render=_show_predictions, as_json=as_json, succeeded=lambda result: result.whole)
+    console.run_command(
+        call, render=_show_predictions, as_json=as_json, succeeded=lambda found: found.whole, payload=lambda found: found.to_json()
+    )
 
 
 def _show_predictions(found: Predictions) -> None:
