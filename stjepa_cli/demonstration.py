@@ -23,6 +23,7 @@ from stjepa_cli.errors import StjepaError, storage_errors
 from stjepa_cli.features import Extraction
 from stjepa_cli.layouts import write_ssv2, write_ucf101
 from stjepa_cli.progress import SILENT, Progress
+from stjepa_cli.scoreboard import intervals_of
 from stjepa_cli.teachers.base import open_teacher
 
 TEACHER = "tiny_videomae_motion"
@@ -140,7 +141,7 @@ def _score(out: Path, ucf101: Path, teacher: str, steps: int, recipe: Recipe, pr
         dataset = open_dataset("ucf101", ucf101)
         extraction = Extraction(recipe.pool, batch_size=64, workers=2)
         result = evaluation.evaluate(encoder, dataset, extraction, device=device, seed=recipe.seed, progress=progress)
-        results.write_report(result, out / "reports" / name.replace(" ", "_"))
+        results.write_report(result, out / "reports" / name.replace(" ", "_"), intervals=intervals_of((result,), recipe.seed))
         scored[name] = result.to_json()
     return scored
 

@@ -45,6 +45,7 @@ def _show(result: DemoResult) -> None:
             "pretraining": f"{run.steps:,} steps, loss {run.loss_first:.3f} to {run.loss_last:.3f}, {run.seconds:.0f} s",
             "student": f"{run.student_parameters:,} parameters",
             "all of it": f"{result.seconds:.0f} s, in {result.out}",
+            "pages to look at": f"{result.out}/reports/*/report.html, one for each model",
         },
     )
     videos = result.infer["teacher"]["videos"]

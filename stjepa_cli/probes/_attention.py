@@ -14,7 +14,8 @@ from stjepa_cli.devices import autocast
 from stjepa_cli.errors import StjepaError
 from stjepa_cli.heads import Head
 from stjepa_cli.pooling import decays, initial_weights, pooled_logits, rows_at_once
-from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, rows_of, scored_by_clip
+from stjepa_cli.probes._folds import group_splits
+from stjepa_cli.probes.base import Features, Probe, ProbeResult, rows_of, scored_by_clip
 from stjepa_cli.progress import SILENT, Progress
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.heads import Head
-from stjepa_cli.probes.base import Features, Probe, ProbeResult, group_splits, scored_by_clip
+from stjepa_cli.probes._folds import group_splits
+from stjepa_cli.probes.base import Features, Probe, ProbeResult, scored_by_clip
 
 STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 UNCHOSEN_STRENGTH = 0.01

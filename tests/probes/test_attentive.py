@@ -12,7 +12,8 @@ from stjepa_cli.errors import StjepaError
 from stjepa_cli.pooling import decays
 from stjepa_cli.probes import attentive, attentive1
 from stjepa_cli.probes._attention import AdamWs, AttentiveProbeBase, AttentiveSettings, Setting, choose, fit, token_standardisation
-from stjepa_cli.probes.base import CPU, Features, group_splits
+from stjepa_cli.probes._folds import group_splits
+from stjepa_cli.probes.base import CPU, Features
 from stjepa_cli.probes.linear import LinearProbe
 
 

@@ -7,7 +7,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from stjepa_cli.probes.base import Features, deal_groups, group_splits
+from stjepa_cli.probes._folds import deal_groups, group_splits
+from stjepa_cli.probes.base import Features
 from stjepa_cli.probes.linear import FINAL_TOLERANCE, STRENGTHS, LinearProbe, choose_strength, fit
 
 
