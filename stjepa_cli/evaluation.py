@@ -173,7 +173,7 @@ def score(
     probes = suited_probes(protocols, store, settings)  # a wrong name is told before hours of decoding
     name, (train_split, test_split) = dataset.pair(split)
     train_items, test_items = _labelled(dataset, train_split), _labelled(dataset, test_split)
-    refuse_leaks(train_items, test_items)
+    refuse_leaks(train_items, test_items, groups=dataset.groups_are_apart)
     train_items, test_items = spread(train_items, limit), spread(test_items, limit)
     train_items, told = without_twins(train_items, test_items, store.fingerprints, official=dataset.official)
     train, failed_train = store.take(train_items, train_split)
@@ -277,13 +277,13 @@ def _named(result: ProbeResult, probe: Probe, store: FeatureStore, classes: tupl
     return replace(result, head=replace(result.head, card=card))
 
 
-def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem]) -> None:
-    """Refuse a split that tests on what it trains on.
+def refuse_leaks(train: Sequence[VideoItem], test: Sequence[VideoItem], *, groups: bool = True) -> None:
+    """Refuse a split that tests on what it trains on: videos and, unless told otherwise, groups.
 
     Raises:
         DatasetError: a video, or the source that videos were cut from, is on both sides; the message names one.
     """
-    for what, key in (("id", _id), ("path", _path), ("group", _source)):
+    for what, key in (("id", _id), ("path", _path), *((("group", _source),) if groups else ())):
         seen = {key(item) for item in train} - {None}
         both = sorted({str(key(item)) for item in test if key(item) in seen})
         if both:

@@ -47,6 +47,8 @@ class Dataset(ABC):
         pairs: what a student is scored on, by the names that people use: a split to fit probes on, and one to test on.
         example: the rest of a command `stjepa infer NAME`, for its help.
         root_is_named: the root has no usual place, so that a command takes it as its first word.
+        groups_are_apart: whether its lists keep each group on one side, so that one on both is a leak; else groups matter only for
+            what is chosen on train.
         official: whether its lists are what everybody reports on, so that they are taken as they are.
         classes: names of the classes; a label is an index into it, 0..C-1.
 
@@ -63,6 +65,7 @@ class Dataset(ABC):
     pairs: ClassVar[Mapping[str, tuple[str, str]]]
     example: ClassVar[str] = ""
     root_is_named: ClassVar[bool] = False
+    groups_are_apart: ClassVar[bool] = True
     official: ClassVar[bool] = True
 
     def __init__(self, root: Location) -> None:

@@ -37,6 +37,7 @@ class HMDB51(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {str(i): (f"train{i}", f"test{i}") for i in (1, 2, 3)}
     example = "--split all"
+    groups_are_apart = False  # of a film several scenes were cut, and the lists part scenes
 
     def list_file(self, split: str) -> Location:
         """A split is listed class by class: the file of the first one."""
@@ -76,8 +77,15 @@ class HMDB51(Dataset):
                 raise self._wrong_shape(path, repr(line), f"a line like `name_{name}.avi 1`, with 0, 1 or 2")
             if _USES[use] == split[:-1]:
                 video = file.strip()
-                items.append(VideoItem(f"{name}/{PurePosixPath(video).stem}", self.video_folder / name / video, label, None))
+                stem = PurePosixPath(video).stem
+                items.append(VideoItem(f"{name}/{stem}", self.video_folder / name / video, label, _source(stem, name)))
         return items
+
+
+def _source(stem: str, label: str) -> str | None:
+    """The film or upload that a clip was cut from: what stands before the class in `April_09_brush_hair_u_nm_np1_ba_goo_0`."""
+    source, found, _ = stem.partition(f"_{label}_")
+    return source if found and source else None
 
 
 plugin = HMDB51

@@ -8,6 +8,7 @@ import pytest
 
 from stjepa_cli.datasets.base import open_dataset
 from stjepa_cli.errors import DatasetError
+from stjepa_cli.evaluation import refuse_leaks
 from tests.labelled import HMDB_CLASSES, write_tiny_hmdb51
 
 
@@ -25,6 +26,16 @@ def test_ones_train_twos_test_and_noughts_do_neither(tiny_hmdb51: Path) -> None:
     assert sides["test1"] == ["cartwheel/#0 clip_cartwheel_f_nm"]
     assert sides["train1"] == ["cartwheel/#1 clip_cartwheel_f_nm", "cartwheel/#2 clip_cartwheel_f_nm"]
     assert sides["test2"] == ["cartwheel/#1 clip_cartwheel_f_nm"]
+
+
+def test_groups_are_the_films_that_clips_were_cut_from(tmp_path: Path) -> None:
+    names = ["April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "April_09_brush_hair_u_nm_np1_ba_goo_1.avi", "other.avi"]
+    root = write_lists(tmp_path, f"{names[0]} 1", f"{names[1]} 2", f"{names[2]} 1")
+    dataset = open_dataset("hmdb51", root)
+    of_brush_hair = [item.group for item in dataset.videos("train1") if item.label == 0]
+    assert of_brush_hair == ["April_09", None]
+    assert [item.group for item in dataset.videos("test1") if item.label == 0] == ["April_09"]
+    refuse_leaks(dataset.videos("train1"), dataset.videos("test1"), groups=dataset.groups_are_apart)
 
 
 def test_lists_and_videos_may_lie_in_the_root(tmp_path: Path) -> None:
