@@ -22,6 +22,7 @@ from stjepa_cli.progress import SILENT, Progress
 from stjepa_cli.shards import checksum
 from stjepa_cli.store import LatentStore
 from stjepa_cli.student import Student
+from stjepa_cli.tallies import evenly
 from stjepa_cli.video import decode
 
 Predict = Callable[[Tensor, Mask], Tensor]
@@ -197,7 +198,7 @@ def _figure(value: float | None) -> str:
 
 def strips(portrait: Portrait, spec: ClipSpec) -> list[str]:
     """A portrait as rows of pictures, HTML."""
-    steps = _spread(range(spec.grid.t), MAX_STEPS)
+    steps = evenly(range(spec.grid.t), MAX_STEPS)
     name = portrait.name
     rows = [_strip("Frames", f"Frames of clip {name}", portrait.frames[steps], "JPEG")]
     features = maps.blocks(portrait.features, spec)[steps]
@@ -257,12 +258,6 @@ def _pixels(store: LatentStore, row: int, data_root: Location) -> Tensor:
     if checksum(clip.numpy()) != store.record(row).pixels_crc:
         raise StjepaError(f"clip {store.record(row).name} no longer has the pixels that the teacher saw", got=ref.path)
     return clip
-
-
-def _spread(items: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them, evenly spread; all if they are fewer."""
-    count = min(count, len(items))
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
 def _sample(rows: Sequence[int], count: int, seed: int) -> list[int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from stjepa_cli.errors import TeacherError
-from stjepa_cli.teachers.base import Teacher
+from stjepa_cli.teachers.base import Teacher, open_teacher
 
 
 def noise_clips(teacher: Teacher, num_clips: int, seed: int = 0) -> Tensor:
@@ -88,3 +89,16 @@ class TeacherContract:
         changed[:, frames, :, rows, columns] = 255 - changed[:, : spec.tubelet, :, rows, columns]
         moved = (teacher.encode(clips) - teacher.encode(changed)).norm(dim=-1)[0]
         assert moved.argmax() == (t * grid.h + h) * grid.w + w
+
+
+class PretrainedContract(TeacherContract):
+    """Of a teacher that is opened from a folder, the fixture `saved` of its tests."""
+
+    local = False
+
+    @pytest.fixture
+    def teacher(self, saved: Path) -> Teacher:
+        return open_teacher(str(saved))
+
+    def reopened(self, teacher: Teacher) -> Teacher:
+        return open_teacher(teacher.card.name)

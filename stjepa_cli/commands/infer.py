@@ -62,7 +62,9 @@ def _register(name: str) -> None:
         sampling: Annotated[
             str | None, typer.Option(help="Frames of a clip: uniform over the video, or dense.", show_default="as the encoder was trained")
         ] = None,
-        stride: Annotated[int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame.", show_default="4")] = None,
+        stride: Annotated[
+            int | None, typer.Option(min=1, help="Of dense sampling: take every n-th frame.", show_default="the encoder's")
+        ] = None,
         layer: Annotated[
             int | None, typer.Option(help="Block of a student, from 1, or negative from the end.", show_default="the last")
         ] = None,
@@ -116,7 +118,7 @@ def _register(name: str) -> None:
                 seed=seed,
                 out=out,
                 save_head=save_head,
-                command=_typed(root),
+                command=_typed(root, is_named=dataset.root_is_named),
             )
             return score_all(request, device=pick_device(device), progress=progress)
 
@@ -200,11 +202,11 @@ for _name in plugins.names("datasets"):
     _register(_name)
 
 
-def _typed(root: Location) -> str:
-    """What was typed, with the root that it leaves to the environment."""
+def _typed(root: Location, *, is_named: bool) -> str:
+    """What was typed, with the root where that is left to the environment."""
     words = sys.argv[1:]
-    named = any(word.startswith("--data-root") or word == str(root) for word in words)
-    return shlex.join(["stjepa", *words, *([] if named else ["--data-root", str(root)])])
+    is_named = is_named or any(word.startswith("--data-root") for word in words)
+    return shlex.join(["stjepa", *words, *([] if is_named else ["--data-root", str(root)])])
 
 
 def _settings(epochs: int | None, lr: float | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -125,17 +125,26 @@ def started(sources: Sources) -> Student:
 
 
 def batches(sources: Sources, videos: Sequence[VideoItem], schedule: Schedule) -> Generator[tuple[Tensor, Tensor]]:
-    """Clips uint8 (B, T, 3, S, S) and places int64 (B,) of the videos that they are views of, decoded a batch ahead."""
+    """Clips uint8 (B, T, 3, S, S) and places int64 (B,) of the videos that they are views of, decoded a batch ahead.
 
-    def read(request: tuple[int, int]) -> tuple[Tensor, int]:
+    Where a view is damaged the centre, which was decoded before, stands in; the listener is told once of each such video.
+    """
+
+    def read(request: tuple[int, int]) -> tuple[Tensor, int, VideoError | None]:
         epoch, place = request
         item = videos[place]
-        with suppress(VideoError):
-            return read_clip(item.path, sources.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, place
-        return read_clip(item.path, sources.clip).pixels, place  # damaged where the view lies; its centre was decoded before
+        try:
+            return read_clip(item.path, sources.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, place, None
+        except VideoError as error:
+            return read_clip(item.path, sources.clip).pixels, place, error
 
+    told: set[int] = set()
     decoded = ordered_map(read, schedule.places(), num_workers=sources.workers, look_ahead=schedule.batch_size + 2 * sources.workers)
     with closing(decoded):
         for _ in range(schedule.num_steps):
             found = [next(decoded) for _ in range(schedule.batch_size)]
-            yield torch.stack([clip for clip, _ in found]), torch.tensor([place for _, place in found])
+            for _, place, error in found:
+                if error is not None and place not in told:
+                    told.add(place)
+                    sources.progress.note(f"trained on its centre where a view cannot be decoded: {error}")
+            yield torch.stack([clip for clip, *_ in found]), torch.tensor([place for _, place, _ in found])

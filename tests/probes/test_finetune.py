@@ -66,6 +66,7 @@ class Listener:
     total: int | None = None
     steps: int = 0
     losses: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Listener]:
         if unit == "steps":
@@ -78,7 +79,7 @@ class Listener:
             self.losses.append(figures["loss"])
 
     def note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
 
 @dataclass(frozen=True)
@@ -358,7 +359,12 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
 
     monkeypatch.setattr(_finetuning, "read_clip", view)
     monkeypatch.setattr(encoders, "read_clips", clips)
-    found = small.run(plan=ClipPlan(2, 1, SPEC.num_frames))
+    listener = Listener()
+    found = small.run(plan=ClipPlan(2, 1, SPEC.num_frames), progress=listener)
+    assert [note.split(":")[0] for note in listener.notes] == [
+        "trained on its centre where a view cannot be decoded",  # once, though each epoch meets it
+        "scored on its centre clip alone",
+    ]
     assert found.scores is not None
     assert found.head is not None
     assert found.student is not None

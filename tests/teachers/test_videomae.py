@@ -15,8 +15,8 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVide
 from stjepa_cli.errors import TeacherError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.teachers._pretrained import IMAGENET
-from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from tests.contracts import TeacherContract, noise_clips
+from stjepa_cli.teachers.base import open_teacher, survey
+from tests.contracts import PretrainedContract, noise_clips
 
 CLIP = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
 
@@ -47,15 +47,8 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestVideoMaeContract(TeacherContract):
-    local = False
-
-    @pytest.fixture
-    def teacher(self, saved: Path) -> Teacher:
-        return open_teacher(str(saved))
-
-    def reopened(self, teacher: Teacher) -> Teacher:
-        return open_teacher(teacher.card.name)
+class TestVideoMaeContract(PretrainedContract):
+    pass
 
 
 def _expected(model: torch.nn.Module, clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from stjepa_cli.errors import TeacherError
 from stjepa_cli.nouns import ClipSpec
 from stjepa_cli.teachers._pretrained import IMAGENET
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from tests.contracts import TeacherContract, noise_clips
+from tests.contracts import PretrainedContract, noise_clips
 
 CLIP = ClipSpec(num_frames=6, size_px=32, tubelet=2, patch_px=8)
 
@@ -56,15 +56,8 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestVJepa2Contract(TeacherContract):
-    local = False
-
-    @pytest.fixture
-    def teacher(self, saved: Path) -> Teacher:
-        return open_teacher(str(saved))
-
-    def reopened(self, teacher: Teacher) -> Teacher:
-        return open_teacher(teacher.card.name)
+class TestVJepa2Contract(PretrainedContract):
+    pass
 
 
 class TestVJepa2WithoutAttentionContract(TestVJepa2Contract):
