@@ -151,6 +151,20 @@ def test_clips_are_kept_and_their_mean_is_the_feature(items: list[VideoItem], tm
     assert (by_clip.groups[:6], by_clip.ids[5], by_clip.labels.tolist()) == ((found.groups[0],) * 6, f"{found.ids[0]} 005", [0] * 12)
 
 
+def test_tokens_that_are_too_many_for_memory_are_the_same_from_a_file(
+    items: list[VideoItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = store(None, pool="tokens", plan=ClipPlan(2, 1)).take(items)[0].tokens
+    monkeypatch.setattr(features, "IN_MEMORY_BYTES", 0)
+    kept = store(tmp_path / "f", pool="tokens", plan=ClipPlan(2, 1))
+    found = kept.take(items)[0].tokens
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found, expected)
+    assert kept.folder is not None
+    assert {path.suffix for path in kept.folder.iterdir()} == {".safetensors"}  # the other one has no name
+
+
 def test_a_video_that_failed_stays_failed_until_its_file_changes(items: list[VideoItem], tmp_path: Path) -> None:
     good = Path(str(items[0].path)).read_bytes()
     write_empty(Path(str(items[0].path)))
