@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from stjepa_cli import columns, frames
-from stjepa_cli.commits import NewRow
-from stjepa_cli.locations import Location
-from stjepa_cli.nouns import ClipSpec, TeacherCard
-from stjepa_cli.projection import Projection, ProjectionFit
-from stjepa_cli.records import CacheHeader, ClipRow, RowRecord, clips_digest
-from stjepa_cli.shards import Latents
-from stjepa_cli.store import LatentStore
+from stjepa_cli.core.locations import Location
+from stjepa_cli.core.types import ClipSpec, TeacherCard
+from stjepa_cli.store import frames, quantization
+from stjepa_cli.store.latent_store import LatentStore
+from stjepa_cli.store.projection import Projection, ProjectionFit
+from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, clips_digest
+from stjepa_cli.store.shard_format import Latents
+from stjepa_cli.store.shard_writer import NewRow
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 NUM_CLIPS, DIM, FAILED = 100, 6, 5
@@ -88,7 +88,7 @@ def new_row(store: LatentStore, row: int, values: Latents) -> NewRow:
     if store.header.dtype == "float16":
         data = {"latents": values.tobytes()}  # as they are, NaN payloads included
     else:
-        data = columns.encode(torch.from_numpy(np.nan_to_num(values)).float().unsqueeze(0), store.header.dtype)[0]
+        data = quantization.encode(torch.from_numpy(np.nan_to_num(values)).float().unsqueeze(0), store.header.dtype)[0]
     if store.header.frames:
         data["frames"] = frames.encode_clip(row_pixels(row))
     return NewRow(RowRecord(clip.id, view, "ab" * 32, (0, 1, 2, 3), (0, 8, 48, 48), 17), data)

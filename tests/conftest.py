@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stjepa_cli.locations import Location, is_local, location
+from stjepa_cli.core.locations import Location, is_local, location
 from tests.labelled import write_tiny_folder, write_tiny_hmdb51, write_tiny_kinetics
 from tests.media import write_tiny_ssv2, write_tiny_ucf101
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stjepa_cli.errors import TeacherError
+from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.teachers.base import Teacher, open_teacher
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stjepa_cli.locations import Location
-from stjepa_cli.video import encode_video
+from stjepa_cli.core.locations import Location
+from stjepa_cli.data.video import encode_video
 
 NUM_FRAMES = 14
 HEIGHT, WIDTH = 48, 64

@@ -64,9 +64,9 @@ def _child(order: Mapping[str, Any]) -> int:
 
 
 def _serve() -> None:
+    import stjepa_cli.evaluation.infer
     import stjepa_cli.main
-    import stjepa_cli.scoring
-    import stjepa_cli.trainer  # noqa: F401
+    import stjepa_cli.training.trainer  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.locations import Location
-from stjepa_cli.nouns import ClipSpec
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.locations import Location
+from stjepa_cli.core.progress import Progress
+from stjepa_cli.core.types import ClipSpec
 
 if TYPE_CHECKING:
-    from stjepa_cli.cache import BuildResult
-    from stjepa_cli.engines.base import BuildRequest
-    from stjepa_cli.forecasting import Forecast
-    from stjepa_cli.store import FailedClip
-    from stjepa_cli.verification import VerifyResult
+    from stjepa_cli.cache.build import BuildResult
+    from stjepa_cli.cache.dry_run import Forecast
+    from stjepa_cli.cache.engines.base import BuildRequest
+    from stjepa_cli.cache.verify import VerifyResult
+    from stjepa_cli.store.latent_store import FailedClip
 
 app = typer.Typer(help="Build and check the cache of a teacher's latents.\n\nExample: stjepa cache build", no_args_is_help=True)
 
@@ -82,8 +82,8 @@ def build(
     as_json: options.Json = False,
 ) -> None:
     def request() -> BuildRequest:
-        from stjepa_cli.engines.base import BuildRequest
-        from stjepa_cli.records import Part
+        from stjepa_cli.cache.engines.base import BuildRequest
+        from stjepa_cli.store.records import Part
 
         root = config.ssv2_root(data_root)
         return BuildRequest(
@@ -112,12 +112,12 @@ def build(
         )
 
     def plan(progress: Progress) -> Forecast:
-        from stjepa_cli.forecasting import forecast
+        from stjepa_cli.cache.dry_run import forecast
 
         return forecast(request(), sample=sample, progress=progress)
 
     def fill(progress: Progress) -> BuildResult:
-        from stjepa_cli import cache as library
+        from stjepa_cli.cache import build as library
 
         return library.build(request(), progress)
 
@@ -144,12 +144,12 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> VerifyResult:
-        from stjepa_cli import verification
+        from stjepa_cli.cache import verify
 
         root = config.ssv2_root(data_root)
-        again = verification.Recompute(root, sample, seed, teacher, device) if level is Level.recompute else None
+        again = verify.Recompute(root, sample, seed, teacher, device) if level is Level.recompute else None
         path: Location = config.cache_path(cache, root)
-        return verification.verify(path, level=level.value, repair=repair, workers=workers, parts=parts, recompute=again, progress=progress)
+        return verify.verify(path, level=level.value, repair=repair, workers=workers, parts=parts, recompute=again, progress=progress)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stjepa_cli import console
-from stjepa_cli.commands import options
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.demonstration import DemoResult
+    from stjepa_cli.demo.run import DemoResult
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +27,7 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> DemoResult:
-        from stjepa_cli.demonstration import demonstrate
+        from stjepa_cli.demo.run import demonstrate
 
         return demonstrate(out, keep=keep, progress=progress)
 

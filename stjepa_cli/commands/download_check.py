@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.progress import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def download_check(
     deep: Annotated[bool, typer.Option("--deep", help="Decode every video instead of a sample.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    from stjepa_cli.readiness import Readiness, check_readiness
+    from stjepa_cli.cache.preflight import Readiness, check_readiness
 
     def call(progress: Progress) -> Readiness:
         root = config.ssv2_root(ssv2)

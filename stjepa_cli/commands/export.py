@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.exporting import ExportResult
+    from stjepa_cli.models.export import ExportResult
 
 HELP = (
     "Write the encoder of a checkpoint for others to load, and check that it says the same.\n\n"
@@ -34,9 +34,9 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> ExportResult:
-        from stjepa_cli import exporting
+        from stjepa_cli.models import export
 
-        return exporting.export(config.checkpoints_dir(checkpoint), out, format, progress=progress)
+        return export.export(config.checkpoints_dir(checkpoint), out, format, progress=progress)
 
     console.run_command(call, render=_show, as_json=as_json)
 

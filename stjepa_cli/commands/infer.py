@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli import config, console, locations, plugins
-from stjepa_cli.commands import boards, options
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options, result_tables
+from stjepa_cli.core import config, locations, plugins
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.datasets.base import Dataset
-    from stjepa_cli.locations import Location
-    from stjepa_cli.prediction import Predictions
-    from stjepa_cli.scoreboard import Scoreboard
+    from stjepa_cli.core.locations import Location
+    from stjepa_cli.data.datasets.base import Dataset
+    from stjepa_cli.evaluation.compare import Scoreboard
+    from stjepa_cli.evaluation.predict import Predictions
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
 
 PROTOCOLS = ("knn", "linear", "retrieval")
-_PROTOCOLS_HELP = f"One of {', '.join(plugins.names('probes'))}; repeatable."
+_PROTOCOLS_HELP = f"One of {', '.join(plugins.names('evaluation.probes'))}; repeatable."
 
 
 @app.callback()
@@ -33,7 +33,7 @@ def root() -> None:
 
 def _register(name: str) -> None:
     """Add the command of a data set; all of them are one."""
-    dataset: type[Dataset] = plugins.load("datasets", name)
+    dataset: type[Dataset] = plugins.load("data.datasets", name)
     splits = tuple(dataset.pairs) + (("all",) if len(dataset.pairs) > 2 else ())
 
     def command(
@@ -95,11 +95,11 @@ def _register(name: str) -> None:
         as_json: options.Json = False,
     ) -> None:
         def call(progress: Progress) -> Scoreboard:
-            from stjepa_cli.devices import pick_device
-            from stjepa_cli.features import Extraction
-            from stjepa_cli.plans import parse_plan
-            from stjepa_cli.probes.base import pool_for
-            from stjepa_cli.scoring import ScoreRequest, score_all
+            from stjepa_cli.core.devices import pick_device
+            from stjepa_cli.data.eval_clips import parse_plan
+            from stjepa_cli.encoders.feature_store import Extraction
+            from stjepa_cli.evaluation.infer import ScoreRequest, score_all
+            from stjepa_cli.evaluation.probes.base import pool_for
 
             plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
             root, protocols = config.dataset_root(name, data_root), tuple(protocol or PROTOCOLS)
@@ -122,7 +122,7 @@ def _register(name: str) -> None:
             )
             return score_all(request, device=pick_device(device), progress=progress)
 
-        console.run_command(call, render=boards.show, as_json=as_json, payload=_payload)
+        console.run_command(call, render=result_tables.show, as_json=as_json, payload=_payload)
 
     command.__annotations__ |= {"data_root": _root_option(dataset), "split": _split_option(splits)}
     example = f"Example: stjepa infer {name} {dataset.example}".rstrip()
@@ -167,8 +167,8 @@ def video(
     """
 
     def call(progress: Progress) -> Predictions:
-        from stjepa_cli.devices import pick_device
-        from stjepa_cli.prediction import predict
+        from stjepa_cli.core.devices import pick_device
+        from stjepa_cli.evaluation.predict import predict
 
         run = config.checkpoints_dir()
         return predict(
@@ -198,7 +198,7 @@ def _show_predictions(found: Predictions) -> None:
     console.show_pairs("Answered by", {"head": found.head, "encoder": found.encoder, "clips": found.clips})
 
 
-for _name in plugins.names("datasets"):
+for _name in plugins.names("data.datasets"):
     _register(_name)
 
 
@@ -214,7 +214,7 @@ def _settings(epochs: int | None, lr: float | None) -> dict[str, Any]:
     given: dict[str, Any] = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
     if not given:
         return {}
-    from stjepa_cli.probes.finetune import FinetuneSettings
+    from stjepa_cli.evaluation.probes.finetune import FinetuneSettings
 
     return {"finetune": FinetuneSettings(**given)}
 

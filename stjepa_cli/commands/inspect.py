@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.comparison import CheckpointDifference
-    from stjepa_cli.inspection import CacheReport, CheckpointReport
+    from stjepa_cli.cache.inspect import CacheReport
+    from stjepa_cli.models.checkpoint_diff import CheckpointDifference
+    from stjepa_cli.models.inspect import CheckpointReport
 
 app = typer.Typer(help="Show what files hold.\n\nExample: stjepa inspect checkpoint", no_args_is_help=True)
 
@@ -41,13 +42,13 @@ def checkpoint(
     as_json: options.Json = False,
 ) -> None:
     def call(_: Progress) -> CheckpointReport:
-        from stjepa_cli import inspection
+        from stjepa_cli.models.inspect import inspect_checkpoint
 
-        return inspection.inspect_checkpoint(config.checkpoints_dir(path), stats=stats)
+        return inspect_checkpoint(config.checkpoints_dir(path), stats=stats)
 
     def compare(_: Progress) -> CheckpointDifference:
-        from stjepa_cli.comparison import compare_checkpoints
-        from stjepa_cli.errors import ConfigError
+        from stjepa_cli.core.errors import ConfigError
+        from stjepa_cli.models.checkpoint_diff import compare_checkpoints
 
         if stats:
             raise ConfigError("one question at a time", got="--stats and --diff", expected="one of them")
@@ -70,9 +71,9 @@ def cache(
     as_json: options.Json = False,
 ) -> None:
     def call(_: Progress) -> CacheReport:
-        from stjepa_cli import inspection
+        from stjepa_cli.cache.inspect import inspect_cache
 
-        return inspection.inspect_cache(config.cache_path(path, config.ssv2_root()), sample=sample)
+        return inspect_cache(config.cache_path(path, config.ssv2_root()), sample=sample)
 
     console.run_command(call, render=_show_cache, as_json=as_json, payload=lambda report: dict(console.to_plain(report.to_dict())))
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.locations import Location
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.locations import Location
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.training import PretrainResult
+    from stjepa_cli.training.pretrain import PretrainResult
 
 Preset = StrEnum("Preset", {name: name for name in config.PRESETS})  # type: ignore[misc]
 
@@ -94,10 +94,10 @@ def pretrain(
 
     def call(progress: Progress) -> PretrainResult:
         run = config.resolve_run(_places(data_root), file=config_file, flags=flags)
-        from stjepa_cli import training
+        from stjepa_cli.training import pretrain
 
         with console.asked_to_stop() as asked:
-            result = training.pretrain(run, fresh=not resume, progress=progress, stop=lambda: bool(asked))
+            result = pretrain.pretrain(run, fresh=not resume, progress=progress, stop=lambda: bool(asked))
             if result.stopped and signal.SIGINT in asked:
                 raise KeyboardInterrupt
             return result

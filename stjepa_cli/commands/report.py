@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stjepa_cli import config, console
-from stjepa_cli.commands import options
-from stjepa_cli.locations import location
-from stjepa_cli.progress import Progress
+from stjepa_cli.commands import console, options
+from stjepa_cli.core import config
+from stjepa_cli.core.locations import location
+from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
-    from stjepa_cli.reporting import ReportResult
+    from stjepa_cli.training.report import ReportResult
 
 
 def register(app: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> ReportResult:
-        from stjepa_cli import reporting
+        from stjepa_cli.training import report
 
-        return reporting.report(
+        return report.report(
             config.checkpoints_dir(run),
             out=out,
             cache=location(cache) if cache is not None else None,

@@ -1,1 +1,6 @@
-"""Frozen models that make latents: each module one teacher."""
+"""Frozen models that make latents: one module per family, found by its name.
+
+What lives here: loading, pre-processing and `encode((B,T,3,S,S) uint8) -> (B,N,E)`.
+What does not: projections and storage (`store/`), students (`models/`).
+May import: `core`.
+"""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli import hub
-from stjepa_cli.errors import TeacherError
-from stjepa_cli.progress import SILENT, Progress
+from stjepa_cli.core import hub
+from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.progress import SILENT, Progress
 
 OTHERS = "Name a local folder of a model, or `hog`, which needs no weights."
 LOCAL = "local"

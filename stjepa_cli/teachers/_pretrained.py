@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from stjepa_cli.devices import autocast
-from stjepa_cli.errors import ConfigError, NotReadyError, TeacherError
-from stjepa_cli.nouns import ClipSpec, TeacherCard, digest
+from stjepa_cli.core.devices import autocast
+from stjepa_cli.core.errors import ConfigError, NotReadyError, TeacherError
+from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher, kind_of, read_json
 
 if TYPE_CHECKING:

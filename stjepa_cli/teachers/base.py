@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from stjepa_cli import plugins
-from stjepa_cli.errors import TeacherError
-from stjepa_cli.nouns import ClipSpec, TeacherCard
-from stjepa_cli.progress import SILENT, Progress
+from stjepa_cli.core import plugins
+from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.teachers._files import LOCAL, OTHERS, ModelFiles, fetch, local, read_json
 
 __all__ = ["ModelFiles", "Outline", "Teacher", "TeacherSurvey", "kind_of", "open_teacher", "read_json", "survey"]

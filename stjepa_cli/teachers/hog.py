@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stjepa_cli.nouns import ClipSpec, TeacherCard, digest
+from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher
 
 VERSION = "1"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from stjepa_cli.nouns import ClipSpec, TeacherCard
+from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.teachers._pretrained import Pretrained, in_float32, load_weights
 
 if TYPE_CHECKING:

@@ -31,16 +31,16 @@ import numpy as np
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from stjepa_cli import columns
-from stjepa_cli.building import ShardBuilder, load
-from stjepa_cli.cache import build
-from stjepa_cli.engines.base import BuildRequest
-from stjepa_cli.nouns import ClipSpec
-from stjepa_cli.prefetch import ordered_map
-from stjepa_cli.progress import SILENT, Task
-from stjepa_cli.store import LatentStore
+from stjepa_cli.cache.build import build
+from stjepa_cli.cache.engines.base import BuildRequest
+from stjepa_cli.cache.shard_builder import ShardBuilder, load
+from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.progress import SILENT, Task
+from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.data.video import read_clip
+from stjepa_cli.store import quantization
+from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.teachers.base import Teacher, open_teacher
-from stjepa_cli.video import read_clip
 from tests.benchmarks.bench_decode import make_videos
 from tests.benchmarks.common import Row, interleave, parser, report
 from tests.media import MOTIONS, moving_square, plain, ssv2_entry, write_json, write_video
@@ -117,7 +117,7 @@ def overlap(folder: Path, videos: list[Path], count: int, rounds: int) -> tuple[
     def encode() -> None:
         projection = store.projection()
         for _ in range(count // BATCH):
-            columns.encode(projection(teacher.encode(clips)), header.dtype)
+            quantization.encode(projection(teacher.encode(clips)), header.dtype)
 
     def fill() -> None:
         for shard in range(header.num_shards):

@@ -37,11 +37,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stjepa_cli.frames import decode_clip, encode_clip
-from stjepa_cli.nouns import ClipRef, ClipSpec
-from stjepa_cli.shards import checksum
-from stjepa_cli.synthetic import FPS, draw_clips
-from stjepa_cli.video import encode_video, read_clip
+from stjepa_cli.core.types import ClipRef, ClipSpec
+from stjepa_cli.data.video import encode_video, read_clip
+from stjepa_cli.demo.synthetic import FPS, draw_clips
+from stjepa_cli.store.frames import decode_clip, encode_clip
+from stjepa_cli.store.shard_format import checksum
 from tests.benchmarks.common import Row, interleave, parser, pin_to_one_core, ratio, report
 
 SPEC = ClipSpec()
@@ -96,7 +96,7 @@ PEERS: dict[str, tuple[str, Peer]] = {"PyAV": ("av", by_pyav), "decord": ("decor
 
 
 def cut(frames: Tensor, ref: ClipRef) -> Tensor:
-    """Crop and resize whole frames (T, H, W, 3) as `stjepa_cli.video` does."""
+    """Crop and resize whole frames (T, H, W, 3) as `stjepa_cli.data.video` does."""
     box = ref.crop
     part = frames.permute(0, 3, 1, 2)[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     return F.interpolate(part, size=(ref.size_px, ref.size_px), mode="bilinear", antialias=True, align_corners=False).contiguous()

@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stjepa_cli.config import PRESETS
-from stjepa_cli.datasets.base import VideoItem
-from stjepa_cli.encoders import StudentEncoder
-from stjepa_cli.features import Extraction, FeatureStore
-from stjepa_cli.nouns import ClipSpec
-from stjepa_cli.student import Student
+from stjepa_cli.core.config import PRESETS
+from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.data.datasets.base import VideoItem
+from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
+from stjepa_cli.encoders.student_encoder import StudentEncoder
+from stjepa_cli.models.student import Student
 from tests.benchmarks.bench_decode import make_videos
 from tests.benchmarks.common import Row, interleave, parser, pin_to_one_core, ratio, report
 

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stjepa_cli.devices import autocast, pick_device
-from stjepa_cli.pooling import num_attention_heads
-from stjepa_cli.probes._attention import AttentiveSettings, Setting, fit
-from stjepa_cli.probes.attentive import AttentiveProbe
-from stjepa_cli.probes.base import Features, build
+from stjepa_cli.core.devices import autocast, pick_device
+from stjepa_cli.encoders.features import Features
+from stjepa_cli.evaluation.probes._attention import AttentiveSettings, Setting, fit
+from stjepa_cli.evaluation.probes.attentive import AttentiveProbe
+from stjepa_cli.evaluation.probes.base import build
+from stjepa_cli.models.attentive import num_attention_heads
 from tests.benchmarks.common import Row, interleave, parser, ratio, report
 
 NUM_CLASSES, DIM = 101, 384

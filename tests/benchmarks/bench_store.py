@@ -39,18 +39,18 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stjepa_cli.arrays import open_array
-from stjepa_cli.columns import encode
-from stjepa_cli.commits import NewRow
-from stjepa_cli.files import sync
-from stjepa_cli.nouns import ClipSpec, TeacherCard
-from stjepa_cli.prefetch import ordered_map
-from stjepa_cli.projection import Projection
-from stjepa_cli.reading import THREADS
-from stjepa_cli.records import CacheHeader, ClipRow, RowRecord, clips_digest
-from stjepa_cli.shards import checksum, roomy
-from stjepa_cli.store import LatentStore
-from stjepa_cli.verification import verify
+from stjepa_cli.cache.verify import verify
+from stjepa_cli.core.files import sync
+from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.types import ClipSpec, TeacherCard
+from stjepa_cli.store.arrays import open_array
+from stjepa_cli.store.latent_store import LatentStore
+from stjepa_cli.store.projection import Projection
+from stjepa_cli.store.quantization import encode
+from stjepa_cli.store.reader import THREADS
+from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, clips_digest
+from stjepa_cli.store.shard_format import checksum, roomy
+from stjepa_cli.store.shard_writer import NewRow
 from tests.benchmarks.common import Row, interleave, parser, ratio, report
 
 SPEC = ClipSpec()

@@ -52,28 +52,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 try:
-    from stjepa_cli import frames
-    from stjepa_cli.arrays import HEADER, HEADER_DIGEST
-    from stjepa_cli.batches import Batch, ClipFeed, Request, views_of
-    from stjepa_cli.columns import encode
-    from stjepa_cli.commits import NewRow
-    from stjepa_cli.config import PRESETS, RunConfig, to_dict
-    from stjepa_cli.descent import Descent, MovingAverage
-    from stjepa_cli.devices import autocast, pick_device
-    from stjepa_cli.distributed import World
-    from stjepa_cli.layers import attention_flops, linear_flops, mlp_flops, tubelets
-    from stjepa_cli.masking import tube_mask
-    from stjepa_cli.meters import peak_flops
-    from stjepa_cli.nouns import ClipSpec, TeacherCard
-    from stjepa_cli.objectives.base import Loss
-    from stjepa_cli.objectives.latent import LatentObjective
-    from stjepa_cli.progress import SILENT
-    from stjepa_cli.projection import Projection
-    from stjepa_cli.records import CacheHeader, ClipRow, Column, RowRecord, clips_digest
-    from stjepa_cli.runs import Metrics
-    from stjepa_cli.store import LatentStore
-    from stjepa_cli.student import Student
-    from stjepa_cli.trainer import Trainer
+    from stjepa_cli.core.config import PRESETS, RunConfig, to_dict
+    from stjepa_cli.core.devices import autocast, pick_device
+    from stjepa_cli.core.progress import SILENT
+    from stjepa_cli.core.types import ClipSpec, TeacherCard
+    from stjepa_cli.data.loader import Batch, ClipFeed, Request, views_of
+    from stjepa_cli.models.layers import attention_flops, linear_flops, mlp_flops, tubelets
+    from stjepa_cli.models.masking import tube_mask
+    from stjepa_cli.models.student import Student
+    from stjepa_cli.store import frames
+    from stjepa_cli.store.arrays import HEADER, HEADER_DIGEST
+    from stjepa_cli.store.latent_store import LatentStore
+    from stjepa_cli.store.projection import Projection
+    from stjepa_cli.store.quantization import encode
+    from stjepa_cli.store.records import CacheHeader, ClipRow, Column, RowRecord, clips_digest
+    from stjepa_cli.store.shard_writer import NewRow
+    from stjepa_cli.training.distributed import World
+    from stjepa_cli.training.objectives.base import Loss
+    from stjepa_cli.training.objectives.latent import LatentObjective
+    from stjepa_cli.training.optim import Descent, MovingAverage
+    from stjepa_cli.training.run_folder import Metrics
+    from stjepa_cli.training.throughput import peak_flops
+    from stjepa_cli.training.trainer import Trainer
     from tests.benchmarks import bench_probes
     from tests.benchmarks.common import Row, interleave, parser, ratio, report
 except ModuleNotFoundError as missing:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
 from stjepa_cli.teachers.hog import NUM_FLOW_BINS, NUM_STATIC_BINS, Hog
 from tests.contracts import TeacherContract, noise_clips
@@ -147,7 +147,7 @@ for name in ("transformers", "huggingface_hub"):
     sys.modules[name] = None
 import torch
 import stjepa_cli.teachers.hog
-from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import open_teacher, survey
 teacher = open_teacher("hog", clip=ClipSpec(4, 16, 2, 8))
 assert survey("hog").at_hand

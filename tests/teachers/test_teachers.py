@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from stjepa_cli import plugins
-from stjepa_cli.config import DEFAULT_TEACHER
-from stjepa_cli.errors import TeacherError
-from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.core import plugins
+from stjepa_cli.core.config import DEFAULT_TEACHER
+from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import Teacher, kind_of, open_teacher, survey
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -107,7 +107,7 @@ def test_the_default_teachers_licence_is_known_without_its_card(snapshot: Path, 
 
 def test_an_id_that_cannot_be_fetched_is_told_in_one_sentence(tmp_path: Path) -> None:
     program = f"""
-from stjepa_cli.errors import TeacherError
+from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.teachers.base import open_teacher
 try:
     open_teacher({DEFAULT_TEACHER!r})

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
-from stjepa_cli.errors import TeacherError
-from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers._pretrained import IMAGENET
 from stjepa_cli.teachers.base import open_teacher, survey
 from tests.contracts import PretrainedContract, noise_clips

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 
-from stjepa_cli.encoders import TeacherEncoder
-from stjepa_cli.errors import TeacherError
-from stjepa_cli.nouns import ClipSpec
+from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
 from stjepa_cli.teachers._pretrained import IMAGENET
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
 from tests.contracts import PretrainedContract, noise_clips

@@ -1,1 +1,0 @@
-"""What is shipped with the program."""

@@ -1,0 +1,100 @@
+"""Use case: look into a latent cache without running anything."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from stjepa_cli.core.config import to_dict
+from stjepa_cli.core.locations import Location
+from stjepa_cli.store.latent_store import LatentStore
+from stjepa_cli.store.records import CacheHeader
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Of each stored channel over a sample of rows: D numbers each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What a cache holds.
+
+    Attributes:
+        rows: clips times views.
+        stored: rows that hold latents.
+        failed: rows whose videos could not be used.
+        missing: rows that are not built yet.
+        bytes: of all finished shards.
+        sampled: rows that the statistics are of.
+        constant_channels: channels that never change in the sample, as those beyond a narrow teacher's width.
+        mean_cosine: between the tokens of the sample and their mean: near 1, a constant answer would already be a good one.
+        channels: None if nothing is stored.
+    """
+
+    path: str
+    header: CacheHeader
+    rows: int
+    stored: int
+    failed: int
+    missing: int
+    shards: int
+    shards_done: int
+    bytes: int
+    sampled: int
+    constant_channels: int
+    mean_cosine: float | None
+    channels: ChannelStatistics | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able values."""
+        return asdict(self) | {"header": to_dict(self.header), "digest": self.header.digest}
+
+
+def inspect_cache(path: Location, *, sample: int = 64, seed: int = 0) -> CacheReport:
+    """Read a cache's header, marks and some of its rows.
+
+    Args:
+        path: the cache.
+        sample: rows that the statistics are of.
+        seed: of their choice.
+
+    Raises:
+        CacheError: there is no cache, or a part of what is read is damaged.
+    """
+    store = LatentStore.open(path)
+    header, rows, done = store.header, store.usable_rows(), store.done()
+    chosen = sorted(random.Random(seed).sample(rows, min(sample, len(rows))))
+    tokens = torch.from_numpy(store.read(chosen)).float().flatten(0, 1)
+    channels = _channels(tokens) if chosen else None
+    cosine = torch.nn.functional.cosine_similarity(tokens, tokens.mean(0, keepdim=True), dim=-1).mean() if chosen else None
+    return CacheReport(
+        path=str(path),
+        header=header,
+        rows=header.num_rows,
+        stored=len(rows),
+        failed=len(store.failures()),
+        missing=sum(len(store.rows_of(shard)) for shard in store.pending()),
+        shards=header.num_shards,
+        shards_done=len(done),
+        bytes=store.num_bytes(),
+        sampled=len(chosen),
+        constant_channels=sum(low == high for low, high in zip(channels.minimum, channels.maximum, strict=True)) if channels else 0,
+        mean_cosine=None if cosine is None else round(float(cosine), 4),
+        channels=channels,
+    )
+
+
+def _channels(tokens: torch.Tensor) -> ChannelStatistics:
+    """Of tokens (rows * N, D)."""
+    low, high = tokens.aminmax(dim=0)
+    parts = (tokens.mean(0), tokens.std(0, correction=0), low, high)
+    return ChannelStatistics(*(tuple(round(value, 5) + 0.0 for value in part.tolist()) for part in parts))

@@ -1,0 +1,207 @@
+"""Where data lie: local paths and fsspec URLs (`s3://bucket/folder`, `memory://`). The one file that knows upath.
+
+A local location is a `pathlib.Path`; a remote one is a `UPath`, which has a `Path`'s methods and is none. Text must not go
+through `Path` before `location` has seen it: `Path("s3://bucket")` is `s3:/bucket`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stjepa_cli.core.errors import ConfigError, NotReadyError
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from _typeshed import WriteableBuffer
+    from typing_extensions import TypeIs
+    from upath import UPath
+
+    Location: TypeAlias = Path | UPath
+else:
+
+    class Location:
+        """`Path | UPath` to type checkers; at run time only the name that annotations resolve to."""
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
+_LOCAL_URL = re.compile(r"(file|local)://", re.IGNORECASE)
+_DRIVERS = {
+    **dict.fromkeys(("s3", "s3a"), "'stjepa[s3]'"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("http", "https"), "aiohttp requests"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+}
+
+
+def location(place: str | Location) -> Location:
+    """What a path or URL names: text without a protocol and `file://` URLs a `Path`, other URLs a `UPath`.
+
+    Raises:
+        ConfigError: there is no such protocol.
+        NotReadyError: its driver is not installed, or its server does not answer.
+    """
+    if not isinstance(place, str):
+        return place
+    if prefix := _LOCAL_URL.match(place):
+        return Path(place[prefix.end() :])
+    return _remote(place) if _URL.match(place) else Path(place)
+
+
+def _remote(url: str) -> UPath:
+    from upath import UPath
+
+    protocol = url.partition(":")[0].lower()
+    try:
+        place = UPath(url)
+        with driver_errors():
+            _ = place.fs  # imports the driver
+    except ImportError as error:
+        package = _DRIVERS.get(protocol)
+        fix = f"Type `pip install {package}`." if package else f"Install the package that gives fsspec the protocol {protocol}."
+        raise NotReadyError(f"no driver for {protocol}:// is installed, which {url} needs", fix=fix) from error
+    except ValueError as error:
+        expected = "a path, or a URL with a protocol of fsspec, such as s3://bucket/folder"
+        raise ConfigError("unknown protocol", got=url, expected=expected) from error
+    except OSError as error:
+        raise NotReadyError(f"{url} cannot be reached", got=error) from error
+    return place
+
+
+def is_local(place: Location) -> TypeIs[Path]:
+    """Whether a location is a path on this machine, not a URL."""
+    return isinstance(place, Path)
+
+
+def is_location(value: object) -> TypeIs[Location]:
+    """Whether a value is a path or a URL, and not their text."""
+    upath = sys.modules.get("upath")  # as long as it is not imported there is no UPath
+    return isinstance(value, Path) or (upath is not None and isinstance(value, upath.UPath))
+
+
+def absolute(place: Location) -> Location:
+    """The same place for any working directory."""
+    return place.absolute() if is_local(place) else place
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Drivers have exceptions of their own, for missing credentials or a lost connection: turn them into an `OSError`."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------- folders
+
+
+def is_folder(place: Location) -> bool:
+    """Whether there is such a folder; where a folder above is forbidden, there is not.
+
+    Raises:
+        OSError: its server does not say.
+    """
+    if is_local(place):
+        return os.path.isdir(place)
+    with driver_errors():
+        return place.is_dir()
+
+
+def names(folder: Location) -> Iterator[str]:
+    """Names of what lies in a folder, in no order.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be read.
+    """
+    if is_local(folder):
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+    else:
+        yield from (name for name, _ in _listing(folder))
+
+
+def file_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, int]]:
+    """Name and bytes of the files in a folder that are `wanted`; a remote one takes one request, not one a file.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be read.
+    """
+    if is_local(folder):
+        with os.scandir(folder) as entries:
+            yield from ((entry.name, entry.stat().st_size) for entry in entries if entry.name in wanted and entry.is_file())
+        return
+    for name, entry in _listing(folder):
+        if entry["type"] == "file" and name in wanted:
+            with driver_errors():  # web servers list names only
+                yield name, folder.fs.size(entry["name"]) if entry["size"] is None else entry["size"]
+
+
+def total_bytes(place: Location) -> int:
+    """Bytes of all files below a folder, 0 if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_local(place):
+        return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    with driver_errors():
+        return int(place.fs.du(place.path)) if place.exists() else 0
+
+
+def _listing(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and fsspec's record of what lies in a remote folder."""
+    with driver_errors():
+        entries = folder.fs.ls(folder.path, detail=True)
+    for entry in entries:
+        if entry["name"].strip("/") != folder.path.strip("/"):
+            yield entry["name"].rstrip("/").rpartition("/")[2], entry
+        elif entry["type"] == "file" and not entry["name"].endswith("/"):  # an object store's mark of a folder does
+            raise NotADirectoryError(f"{folder} is a file")
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file, to read and seek in without a local copy.
+
+    Raises:
+        OSError: it is not there or cannot be read, at opening or at any later call.
+    """
+
+    def __init__(self, place: UPath) -> None:
+        with driver_errors():
+            self._file: Any = place.open("rb")
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        with driver_errors():
+            data: bytes = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with driver_errors():
+            position: int = self._file.seek(offset, whence)
+        return position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_file"):
+            self._file.close()
+        super().close()

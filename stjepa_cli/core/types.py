@@ -1,0 +1,164 @@
+"""The nouns that every part shares: how a clip is cut, its lattice of tokens, which pixels a row holds, which teacher.
+
+Standard library only, so that any part may know them. Shapes: `T` frames, `S` pixels a side, `N = t*h*w` tokens in
+(t, h, w) order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.locations import Location
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """The lattice (t, h, w) of space-time tokens of a clip."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_tokens(self) -> int:
+        """N = t * h * w."""
+        return self.t * self.h * self.w
+
+    @property
+    def num_positions(self) -> int:
+        """Spatial positions, h * w: one tube each."""
+        return self.h * self.w
+
+    def __str__(self) -> str:
+        return f"{self.t}x{self.h}x{self.w}"
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How a clip is cut from a video and into tokens.
+
+    Attributes:
+        num_frames: T, frames in a clip.
+        size_px: S, side of the square crop after resizing.
+        tubelet: frames in one token.
+        patch_px: side of one token in pixels.
+        sampling: `uniform` takes the middle frame of T equal segments of the whole video (TSN, arXiv 1608.00859);
+            `dense` takes T frames `stride` apart around the middle of the video.
+        stride: frames between two taken ones, for `dense`.
+    """
+
+    num_frames: int = 16
+    size_px: int = 224
+    tubelet: int = 2
+    patch_px: int = 16
+    sampling: str = "uniform"
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("uniform", "dense"):
+            raise ConfigError("unknown sampling", got=repr(self.sampling), expected="uniform or dense")
+        if min(self.num_frames, self.size_px, self.tubelet, self.patch_px, self.stride) < 1:
+            raise ConfigError("a clip needs positive sizes", got=str(self))
+        if self.num_frames % self.tubelet or self.size_px % self.patch_px:
+            raise ConfigError(
+                "frames must be a multiple of the tubelet and the size one of the patch",
+                got=f"{self.num_frames} frames by {self.tubelet}, {self.size_px} px by {self.patch_px}",
+            )
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The lattice of tokens that such a clip has."""
+        side = self.size_px // self.patch_px
+        return TokenGrid(self.num_frames // self.tubelet, side, side)
+
+    def frame_indices(self, num_source_frames: int) -> tuple[int, ...]:
+        """Indices of the frames to take from a video of `num_source_frames` frames (>= 1); short videos repeat frames.
+
+        ```text
+        uniform, 4 of 12:   . 1 .  . 4 .  . 7 .  . 10 .
+        ```
+        """
+        last = num_source_frames - 1
+        if self.sampling == "uniform":
+            return tuple(min(last, (2 * i + 1) * num_source_frames // (2 * self.num_frames)) for i in range(self.num_frames))
+        first = (num_source_frames - (self.num_frames - 1) * self.stride - 1) // 2
+        return tuple(min(last, max(0, first + i * self.stride)) for i in range(self.num_frames))
+
+    def __str__(self) -> str:
+        return f"{self.num_frames} frames x {self.size_px} px, {self.sampling}, tubelet {self.tubelet}, patch {self.patch_px}"
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """A rectangle of a source frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """One clip: enough to decode the same pixels again.
+
+    Attributes:
+        path: the video file, a local path or a URL.
+        frame_indices: T indices of frames in presentation order.
+        crop: the part of each frame that is resized to the clip's size.
+        size_px: S.
+    """
+
+    path: Location
+    frame_indices: tuple[int, ...]
+    crop: CropBox
+    size_px: int
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """Which frozen model made a set of latents.
+
+    Attributes:
+        name: the id, folder name or built-in name that was asked for.
+        kind: the plug-in that ran it (`videomae`, `hog`).
+        revision: commit of the hub snapshot, `local` for a folder, the algorithm's version for a built-in.
+        weights_digest: sha256 over the weights (or over the parameters of a built-in), 64 hex digits.
+        licence: as the model's card states it, `unknown` if it does not.
+        dim: E, width of a token.
+        clip: the clips that it takes.
+        token_norm: `layernorm` if tokens are normalised before projection, `none` if they are used as they come.
+        settings_digest: sha256 over what decides how the weights are applied (configuration, colours), 64 hex digits; empty for
+            a built-in, whose weights digest has them.
+    """
+
+    name: str
+    kind: str
+    revision: str
+    weights_digest: str
+    licence: str
+    dim: int
+    clip: ClipSpec
+    token_norm: str = "layernorm"
+    settings_digest: str = ""
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value or a dataclass, independent of key order; 64 hex digits."""
+    plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what decides the numbers that are stored; left out where not installed."""
+    found: dict[str, str] = {}
+    for name in ("stjepa", "torch", "torchcodec", "transformers", "zarr"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

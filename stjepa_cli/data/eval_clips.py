@@ -1,0 +1,126 @@
+"""How many clips of a video are scored, and which: `frames x temporal x spatial`. Standard library only, integers only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.types import ClipSpec, CropBox
+
+_TEXT = re.compile(r"(?:(\d+)x)?(\d+)x(\d+)")
+_EXPECTED = "temporal x spatial, or frames x temporal x spatial, such as 1x1 or 16x5x3"
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """Which clips of a video are encoded.
+
+    Attributes:
+        temporal: clips along time.
+        spatial: crops along the long side of the frame.
+        num_frames: frames of a clip, None for the encoder's own.
+        sampling: `uniform` or `dense`, None for the encoder's own.
+        stride: frames between two taken ones, for `dense`; None for the encoder's own.
+    """
+
+    temporal: int = 1
+    spatial: int = 1
+    num_frames: int | None = None
+    sampling: str | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.temporal, self.spatial) < 1:
+            raise ConfigError("a clip plan needs a clip", got=f"{self.temporal}x{self.spatial}", expected=_EXPECTED)
+
+    @property
+    def num_clips(self) -> int:
+        """C, clips of a video."""
+        return self.temporal * self.spatial
+
+    def fit(self, spec: ClipSpec) -> ClipPlan:
+        """The plan with the frames of the clips that an encoder takes.
+
+        Raises:
+            ConfigError: it asks for another number of frames.
+        """
+        if self.num_frames not in (None, spec.num_frames):
+            fix = f"Type `--clips {self.temporal}x{self.spatial}` for the encoder's own."
+            raise ConfigError("the encoder takes clips of another length", got=self.num_frames, expected=spec.num_frames, fix=fix)
+        return replace(self, num_frames=spec.num_frames)
+
+    def cut(self, spec: ClipSpec) -> ClipSpec:
+        """How a clip is cut, for an encoder whose own clips are cut by `spec`.
+
+        Raises:
+            ConfigError: no such sampling, a stride that is none, or one for clips that are not dense.
+        """
+        clip = replace(spec, sampling=self.sampling or spec.sampling, stride=spec.stride if self.stride is None else self.stride)
+        if self.stride is not None and clip.sampling == "uniform":
+            raise ConfigError("a stride is for dense sampling", got=f"stride {self.stride}", fix="Type `--sampling dense`.")
+        return clip
+
+    def __str__(self) -> str:
+        return "x".join(str(size) for size in (self.num_frames, self.temporal, self.spatial) if size is not None)
+
+
+ONE_CLIP = ClipPlan()
+"""The encoder's own frames, one centre clip."""
+
+
+def parse_plan(text: str) -> ClipPlan:
+    """`16x5x3` or, for the encoder's own frames, `5x3`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    match = _TEXT.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigError("no such clip plan", got=repr(text), expected=_EXPECTED)
+    frames, temporal, spatial = match.groups()
+    return ClipPlan(int(temporal), int(spatial), None if frames is None else int(frames))
+
+
+def plan_clips(spec: ClipSpec, plan: ClipPlan, *, num_frames: int, height: int, width: int) -> tuple[tuple[tuple[int, ...], CropBox], ...]:
+    """Frames and squares of the clips of a video: all crops of the first moment, then those of the next.
+
+    Args:
+        spec: how one clip is cut, unless the plan says otherwise.
+        plan: how many.
+        num_frames: of the video, at least 1.
+        height: of its frames as shown, in pixels.
+        width: likewise.
+
+    Returns:
+        C pairs of T ascending frame indices and a square as large as the short side; 1x1 is the centre view of `views`.
+    """
+    spec, crops = plan.cut(spec), _crops(plan.spatial, height, width)
+    return tuple((_frames(spec, k, plan.temporal, num_frames), crop) for k in range(plan.temporal) for crop in crops)
+
+
+def _frames(spec: ClipSpec, clip: int, num_clips: int, num_frames: int) -> tuple[int, ...]:
+    """The frames of one of several clips along time.
+
+    ```text
+    uniform, 2 clips of 3 of 12    a . a b  a . a b ...     every clip spans the video, each at its own place in the segments
+    dense, 3 clips                 a a a . b b b . c c c    the first at the start, the last at the end
+    ```
+    """
+    if num_clips == 1:
+        return spec.frame_indices(num_frames)
+    if spec.sampling == "uniform":  # the middle of the clip's share of each of the T segments (TSN's test, arXiv 1608.00859)
+        parts = 2 * num_clips
+        return tuple((parts * i + 2 * clip + 1) * num_frames // (parts * spec.num_frames) for i in range(spec.num_frames))
+    span = (spec.num_frames - 1) * spec.stride + 1
+    if span > num_frames:
+        return spec.frame_indices(num_frames)
+    first = clip * (num_frames - span) // (num_clips - 1)
+    return tuple(first + i * spec.stride for i in range(spec.num_frames))
+
+
+def _crops(count: int, height: int, width: int) -> tuple[CropBox, ...]:
+    """Squares of the short side, evenly along the long one: one is the centre, three are left, centre and right."""
+    side, room = min(height, width), abs(height - width)
+    offsets = [room // 2] if count == 1 else [i * room // (count - 1) for i in range(count)]
+    return tuple(CropBox(at, 0, side, side) if height > width else CropBox(0, at, side, side) for at in offsets)

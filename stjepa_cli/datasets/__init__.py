@@ -1,1 +1,0 @@
-"""Data sets in their official layouts: each module one data set."""

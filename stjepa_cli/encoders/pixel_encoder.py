@@ -1,0 +1,37 @@
+"""The raw-pixel baseline: what a probe finds in a clip of 4 x 16 x 16 grey values, without any encoder."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stjepa_cli.core.types import ClipSpec, TokenGrid, digest
+
+SHAPE = (4, 16, 16)
+LUMA = (0.299, 0.587, 0.114)
+
+
+class PixelEncoder:
+    """An encoder whose only token of a clip is the clip itself, made small: (B, 1, 1024), grey values 0 to 1.
+
+    Args:
+        clip: the clips that it takes, those of what it is compared with.
+    """
+
+    name = "pixels"
+    grid = TokenGrid(1, 1, 1)
+    layer = None
+
+    def __init__(self, clip: ClipSpec) -> None:
+        self.clip = clip
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides its tokens."""
+        return digest({"pixels": SHAPE, "clip": str(self.clip), "stride": self.clip.stride})
+
+    def encode(self, clips: Tensor) -> Tensor:
+        """Clips uint8 (B, T, 3, S, S) to the means of equal blocks of time and space."""
+        colours = clips.float() / 255
+        grey = (colours * colours.new_tensor(LUMA).view(3, 1, 1)).sum(dim=2)
+        return F.adaptive_avg_pool3d(grey.unsqueeze(1), SHAPE).flatten(1).unsqueeze(1)

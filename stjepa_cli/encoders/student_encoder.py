@@ -1,0 +1,57 @@
+"""A student as an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stjepa_cli.core.config import to_dict
+from stjepa_cli.core.devices import autocast
+from stjepa_cli.core.types import TokenGrid, digest
+from stjepa_cli.models.student import Student, load_student
+
+
+class StudentEncoder:
+    """A student as an encoder.
+
+    Args:
+        student: frozen.
+        name: what it is called.
+        layer: of `Student.forward_features`, None for the student's own tokens.
+    """
+
+    def __init__(self, student: Student, name: str, layer: int | None = None) -> None:
+        self.student, self.name, self.clip = student.eval(), name, student.spec
+        number = None if layer is None else student.block_number(layer)
+        self.layer = None if number == student.block_number(-1) else number
+
+    @classmethod
+    def open(cls, path: Path, device: torch.device) -> StudentEncoder:
+        """The student of a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another shape.
+        """
+        return cls(load_student(path, device)[0], str(path))
+
+    @property
+    def grid(self) -> TokenGrid:
+        return self.clip.grid
+
+    @cached_property  # it is frozen, and hashing takes as long as some videos
+    def digest(self) -> str:
+        tensors = self.student.state_dict() | {name: self.student.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
+        weights = hashlib.sha256()
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            weights.update(tensor.flatten().view(torch.uint8).numpy().data)
+        return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": weights.hexdigest()})
+
+    def encode(self, clips: Tensor) -> Tensor:
+        with autocast(clips.device):
+            return self.student.forward_features(clips, self.layer or -1)

@@ -1,0 +1,36 @@
+"""A teacher as an encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from stjepa_cli.core.config import to_dict
+from stjepa_cli.core.types import TokenGrid, digest
+
+if TYPE_CHECKING:
+    from stjepa_cli.teachers.base import Teacher
+
+
+class TeacherEncoder:
+    """A teacher as an encoder: what the student is held against."""
+
+    layer = None
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.name, self.clip = teacher, teacher.card.name, teacher.card.clip
+
+    @property
+    def grid(self) -> TokenGrid:
+        return self.clip.grid
+
+    @property
+    def digest(self) -> str:
+        card = self.teacher.card
+        weights = {"weights": card.weights_digest, "settings": card.settings_digest}
+        return digest({"teacher": card.kind, **weights, "dim": card.dim, "clip": to_dict(card.clip)})
+
+    def encode(self, clips: Tensor) -> Tensor:
+        tokens: Tensor = self.teacher.encode(clips)
+        return tokens

@@ -1,1 +1,0 @@
-"""Engines: where the shards of a cache are computed. One file each."""

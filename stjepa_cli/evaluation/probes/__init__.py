@@ -1,0 +1,1 @@
+"""Protocols that score frozen features: one module per probe, found by its name."""

@@ -1,0 +1,208 @@
+"""The student: a hybrid space-time transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stjepa_cli.core.config import StudentConfig
+from stjepa_cli.core.errors import CheckpointError, ConfigError, MaskError
+from stjepa_cli.core.types import ClipSpec, TokenGrid
+from stjepa_cli.models.checkpoint import CheckpointHeader, list_tensors, read_header, read_tensors
+from stjepa_cli.models.layers import (
+    FactorizedBlock,
+    JointBlock,
+    attention_flops,
+    init_weights,
+    linear_flops,
+    mlp_flops,
+    sincos_positions,
+    tubelets,
+)
+from stjepa_cli.models.masking import Mask, gather_tokens
+from stjepa_cli.models.release import find_release, read_config, read_weights
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+class Student(nn.Module):
+    """Turns clips into tokens: tubelet embedding, factorized blocks, joint blocks, a final norm.
+
+    Hidden tokens are dropped right after the embedding, so that what is computed for visible tokens never depends on
+    hidden pixels. Positions are computed from the lattice; there is no class token.
+
+    Args:
+        config: sizes.
+        spec: the clips it takes; S, T, tubelet and patch decide the lattice.
+        generator: draws the initial weights.
+    """
+
+    recompute: bool
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    positions: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: StudentConfig, spec: ClipSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.recompute = False
+        self.embed = nn.Linear(spec.tubelet * spec.patch_px**2 * 3, config.dim)
+        sizes = (config.dim, config.num_heads, config.mlp_ratio)
+        self.factorized = nn.ModuleList(FactorizedBlock(*sizes) for _ in range(config.num_factorized))
+        self.joint = nn.ModuleList(JointBlock(*sizes) for _ in range(config.num_joint))
+        self.norm = nn.LayerNorm(config.dim)
+        self.register_buffer("positions", sincos_positions(spec.grid, config.dim), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        init_weights(self, generator)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Student:
+        """The frozen student of a release that `stjepa export --format hf` wrote, on the CPU.
+
+        Args:
+            name: a local folder or, where there is none, a Hugging Face id; what is not in the local cache is fetched.
+            revision: branch, tag or commit of an id.
+
+        Raises:
+            CheckpointError: no such release, another kind of model, or other tensors than its configuration describes.
+        """
+        folder = find_release(str(name), revision)
+        config = read_config(folder)
+        student = cls(config.student, config.clip, torch.Generator())
+        student.pixel_mean.copy_(torch.tensor(config.pixel_mean).view(3, 1, 1))
+        student.pixel_std.copy_(torch.tensor(config.pixel_std).view(3, 1, 1))
+        student.load_state_dict(read_weights(folder, student.state_dict()))
+        return student.eval().requires_grad_(False)
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The lattice of its tokens."""
+        return self.spec.grid
+
+    def forward(self, clips: Tensor, mask: Mask | None = None) -> Tensor:
+        """Encode clips.
+
+        Args:
+            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
+            mask: what it may see; all tokens if None.
+
+        Returns:
+            (B, K, D) tokens in the order of `mask.visible`, or (B, N, D).
+
+        Raises:
+            MaskError: there are factorized blocks and the mask is not made of tubes.
+        """
+        if mask is not None and self.factorized and not mask.is_tube:
+            raise MaskError(
+                "factorized blocks need a regular grid of visible tokens",
+                got="a mask that is not made of tubes",
+                fix="Use a tube mask, or a student of joint blocks only (num_factorized = 0).",
+            )
+        tokens = self.embed_tokens(clips, None if mask is None else mask.visible)
+        return self._through_blocks(tokens, self.factorized, self.joint)
+
+    def forward_features(self, clips: Tensor, layer: int = -1) -> Tensor:
+        """Tokens of whole clips after one of the blocks, (B, N, D), through the final norm as in DINO (arXiv 2104.14294).
+
+        Args:
+            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
+            layer: number of the block, 1 the first, or counted from the end, -1 the last; the last is `forward`.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        depth = self.block_number(layer)
+        num_factorized = min(depth, len(self.factorized))
+        blocks = self.factorized[:num_factorized], self.joint[: depth - num_factorized]
+        return self._through_blocks(self.embed_tokens(clips, None), *blocks)
+
+    def block_number(self, layer: int) -> int:
+        """The number of a block, 1 to their count, from one that may count from the end.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        count = len(self.factorized) + len(self.joint)
+        number = layer if layer >= 0 else count + 1 + layer
+        if not 1 <= number <= count:
+            raise ConfigError("the student has no such block", got=layer, expected=f"1 to {count}, or -{count} to -1")
+        return number
+
+    def _through_blocks(self, x: Tensor, factorized: Iterable[nn.Module], joint: Iterable[nn.Module]) -> Tensor:
+        """Tokens (B, K, D) through factorized blocks, then joint ones, then the norm."""
+        b, k, d = x.shape
+        x = x.view(b, self.grid.t, -1, d) if self.factorized else x
+        for block in factorized:
+            x = self._through(block, x)
+        x = x.reshape(b, k, d)
+        for block in joint:
+            x = self._through(block, x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(x)  # type: ignore[no-any-return]
+
+    def embed_tokens(self, clips: Tensor, visible: Tensor | None) -> Tensor:
+        """Clips (B, T, 3, S, S) uint8 as embedded tokens with positions, only those at `visible` (B, K) if given."""
+        patches, positions = tubelets(clips, self.spec), self.positions
+        if visible is not None:  # while a pixel is still one byte
+            patches, positions = gather_tokens(patches, visible), positions[visible]
+        mean, std = (value.flatten().repeat(patches.shape[-1] // 3) for value in (self.pixel_mean, self.pixel_std))
+        pixels = (patches.to(mean.dtype) / 255).sub_(mean).div_(std)
+        tokens: Tensor = self.embed(pixels) + positions
+        return tokens
+
+    def flops(self, num_tokens: int | None = None) -> int:
+        """Floating point operations of one forward pass of one clip with `num_tokens` visible tokens (all if None)."""
+        n, c, t = num_tokens or self.grid.num_tokens, self.config, self.grid.t
+        mlp = mlp_flops(n, c.dim, c.mlp_ratio)
+        factorized = attention_flops(n // t, t, c.dim) + attention_flops(t, n // t, c.dim) + mlp
+        joint = attention_flops(1, n, c.dim) + mlp
+        return linear_flops(n, self.embed.in_features, c.dim) + c.num_factorized * factorized + c.num_joint * joint
+
+
+def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointHeader]:
+    """The frozen student of a checkpoint, with the header that says where it comes from.
+
+    It is the moving average of the run, if the run kept one, else the student as it was at that step.
+
+    Raises:
+        CheckpointError: missing, truncated, or its tensors are not those of the student that its header describes.
+    """
+    header = read_header(path)
+    student = Student(header.run.student, header.clip, torch.Generator())
+    load_group(student, path, "ema" if any(tensor.name.startswith("ema.") for tensor in list_tensors(path)) else "student")
+    return student.to(device).eval().requires_grad_(False), header
+
+
+def load_group(module: nn.Module, path: Path, group: str) -> None:
+    """Fill a module with a group of a checkpoint's tensors, name by name.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message names the first.
+    """
+    stored, wanted = read_tensors(path, group), module.state_dict()
+    for name in sorted(stored.keys() | wanted.keys()):
+        found, expected = stored.get(name), wanted.get(name)
+        if found is None or expected is None or found.shape != expected.shape:
+            raise CheckpointError(
+                f"{path} holds another {group} than its header describes: {group}.{name}",
+                got="none" if found is None else tuple(found.shape),
+                expected="none" if expected is None else tuple(expected.shape),
+            )
+    module.load_state_dict(stored)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Trainable numbers in a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

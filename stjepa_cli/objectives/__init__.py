@@ -1,1 +1,0 @@
-"""What there is to learn: each module one objective."""

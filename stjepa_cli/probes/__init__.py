@@ -1,1 +1,0 @@
-"""How frozen features are scored: each module one probe."""

@@ -1,0 +1,108 @@
+"""The Zarr v3 arrays of a cache: made here, checked here, and read through zarr where they are not read directly. Knows zarr."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from stjepa_cli.core.errors import CacheError
+from stjepa_cli.store.projection import Projection
+from stjepa_cli.store.records import CacheHeader, Column
+
+if TYPE_CHECKING:
+    import zarr
+
+    from stjepa_cli.core.locations import Location
+
+HEADER, HEADER_DIGEST = "stjepa", "stjepa_digest"
+_FILL = {"float16": float("nan"), "int8": 0, "bytes": b""}
+
+
+def create_arrays(path: Location, header: dict[str, Any], cache: CacheHeader, projection: Projection) -> None:
+    """Write the group with the header, an empty array for each column, and the projection."""
+    import zarr
+    from zarr.codecs import Crc32cCodec
+    from zarr.dtype import VariableLengthBytes
+
+    group = zarr.create_group(str(path), zarr_format=3, attributes={HEADER: header, HEADER_DIGEST: cache.digest})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        for column in cache.columns:
+            group.create_array(
+                column.name,
+                shape=(cache.num_rows, *column.row_shape),
+                dtype=VariableLengthBytes() if column.dtype == "bytes" else column.dtype,
+                chunks=(1, *column.row_shape),
+                shards=(cache.rows_per_shard, *column.row_shape),
+                compressors=[Crc32cCodec()],
+                fill_value=_FILL[column.dtype],
+            )
+    fitted = {name: value for name, value in asdict(projection).items() if name not in ("mean", "matrix")}
+    inner = group.create_group("projection", attributes=fitted)
+    for name, array in (("mean", projection.mean.numpy()), ("matrix", projection.matrix.numpy())):
+        inner.create_array(name, data=array, compressors=[Crc32cCodec()])
+
+
+def read_projection(path: Location) -> Projection:
+    """The fitted map.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: damaged.
+    """
+    import zarr
+
+    group = zarr.open_group(str(path / "projection"), mode="r")
+    arrays = {name: torch.from_numpy(np.array(group[name][...])) for name in ("mean", "matrix")}  # type: ignore[index]
+    return Projection(mean=arrays["mean"], matrix=arrays["matrix"], **group.attrs.asdict())  # type: ignore[arg-type]
+
+
+def open_array(path: Location, name: str) -> zarr.Array[Any]:
+    """The array of a column, read-only, through zarr."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        return zarr.open_array(str(path / name), mode="r")
+
+
+def has_own_layout(path: Location, header: CacheHeader, column: Column) -> bool:
+    """Whether the shards of a column are laid out as stjepa writes them, so that they can be read without zarr.
+
+    Raises:
+        CacheError: there is no such array, or it is not what the header says.
+    """
+    file = path / column.name / "zarr.json"
+    try:
+        found = json.loads(file.read_bytes())
+        shape, chunks, codecs = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"], found["codecs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{file} cannot be read", got=str(error), fix=rebuild(path)) from error
+    expected = [header.num_rows, *column.row_shape]
+    kind = "variable_length_bytes" if column.dtype == "bytes" else column.dtype
+    if shape != expected or found.get("data_type") != kind:
+        got = f"{found.get('data_type')} {shape}"
+        raise CacheError(f"the array {column.name} in {path} is not what its header says", got=got, expected=f"{kind} {expected}")
+    own = chunks == [header.rows_per_shard, *column.row_shape] and len(codecs) == 1 and codecs[0].get("name") == "sharding_indexed"
+    return own and _is_own_sharding(codecs[0].get("configuration", {}), column)
+
+
+def _is_own_sharding(found: dict[str, Any], column: Column) -> bool:
+    """One row a chunk, uncompressed, checksums on chunks and index, index at the end."""
+    first = "vlen-bytes" if column.dtype == "bytes" else "bytes"
+    inner, index = ([codec.get("name") for codec in found.get(part, [])] for part in ("codecs", "index_codecs"))
+    return (
+        found.get("chunk_shape") == [1, *column.row_shape]
+        and found.get("index_location", "end") == "end"
+        and (inner, index) == ([first, "crc32c"], ["bytes", "crc32c"])
+        and all(codec.get("configuration", {}).get("endian", "little") == "little" for codec in found["codecs"])
+    )
+
+
+def rebuild(path: Location) -> str:
+    """The next step when a cache cannot be saved."""
+    return f"Build it again: `stjepa cache build --cache {path} --overwrite`."

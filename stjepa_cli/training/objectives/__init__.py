@@ -1,0 +1,1 @@
+"""What a student learns to predict: one module per objective, found by its name."""

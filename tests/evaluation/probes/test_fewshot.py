@@ -1,0 +1,68 @@
+"""Few shots: what is drawn, against a loop, and what is not reported."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import NearestCentroid
+
+from stjepa_cli.encoders.features import Features
+from stjepa_cli.evaluation.probes.fewshot import NUM_DRAWS, FewShotProbe, correct, draw
+
+
+def make(num_groups: int, clips: int, *, side: str = "train", seed: int = 0) -> Features:
+    """Three classes of `num_groups` groups of `clips` videos."""
+    rows = [(c, g, k) for c in range(3) for g in range(num_groups) for k in range(clips)]
+    labels = torch.tensor([c for c, _, _ in rows])
+    values = F.one_hot(labels, 6) + 0.7 * torch.randn(len(rows), 6, generator=torch.Generator().manual_seed(seed))
+    return Features(values, labels, tuple(f"g{g}" for _, g, _ in rows), tuple(f"{side}{c}_{g}_{k}" for c, g, k in rows))
+
+
+@pytest.mark.parametrize("k", [1, 4, 6, 9])
+def test_each_class_gives_k_videos_of_as_many_groups_as_it_has(k: int) -> None:
+    train = make(5, 3)
+    for seed in range(4):
+        drawn = train.rows(draw(train, k, str(seed)))
+        assert len(set(drawn.ids)) == 3 * k
+        for label in range(3):
+            groups = [group for group, own in zip(drawn.groups, drawn.labels.tolist(), strict=True) if own == label]
+            counts = sorted(groups.count(group) for group in set(groups))
+            assert len(groups) == k
+            assert len(counts) == min(k, 5)
+            assert counts[-1] - counts[0] <= 1
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    train = make(5, 3)
+    assert torch.equal(draw(train, 2, "0/1"), draw(train, 2, "0/1"))
+    assert not torch.equal(draw(train, 2, "0/1"), draw(train, 2, "0/2"))
+
+
+def test_accuracy_equals_scikit_learn() -> None:
+    shots, test = make(5, 2), make(8, 5, side="test", seed=1)
+    mean = shots.values.mean(dim=0)
+    model = NearestCentroid().fit(F.normalize(shots.values - mean, dim=1).numpy(), shots.labels.numpy())
+    assert float(correct(shots, test).mean()) == pytest.approx(
+        model.score(F.normalize(test.values - mean, dim=1).numpy(), test.labels.numpy())
+    )
+
+
+def test_figures_are_mean_and_deviation_over_the_draws() -> None:
+    train, test = make(5, 3), make(4, 4, side="test", seed=1)
+    figures = FewShotProbe().fit_score(train, test, 3, seed=7).figures
+    assert list(figures) == ["k1", "k1_std", "k5", "k5_std", "k10", "k10_std"]
+    ordered = train.rows(train.by_id())
+    shares = [float(correct(ordered.rows(draw(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_DRAWS)]
+    assert figures["k5"] == pytest.approx(statistics.mean(shares))
+    assert figures["k5_std"] == pytest.approx(statistics.stdev(shares))
+    assert figures["k10"] > figures["k1"]
+
+
+def test_what_some_class_has_too_few_videos_for_is_left_out() -> None:
+    train, test = make(3, 2), make(4, 4, side="test", seed=1)
+    assert list(FewShotProbe().fit_score(train, test, 3, seed=0).figures) == ["k1", "k1_std", "k5", "k5_std"]
+    fewer = train.rows(torch.arange(2, len(train)))
+    assert list(FewShotProbe().fit_score(fewer, test, 3, seed=0).figures) == ["k1", "k1_std"]

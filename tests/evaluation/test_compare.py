@@ -1,0 +1,198 @@
+"""Several encoders and splits in one table: a real tiny UCF-101, tiny students, and the baselines."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stjepa_cli.core.config import StudentConfig
+from stjepa_cli.core.errors import CheckpointError, ConfigError, TeacherError
+from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.data.datasets.base import Dataset, open_dataset
+from stjepa_cli.encoders.base import Encoder
+from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
+from stjepa_cli.encoders.pixel_encoder import PixelEncoder
+from stjepa_cli.encoders.resolve import open_contender
+from stjepa_cli.encoders.student_encoder import StudentEncoder
+from stjepa_cli.evaluation.compare import Entry, Open, Rules, Scoreboard, bootstrap, contest
+from stjepa_cli.models.student import Student
+
+CPU = torch.device("cpu")
+SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
+
+
+def tiny(_: ClipSpec | None) -> Encoder:
+    config = StudentConfig(dim=32, num_factorized=1, num_joint=1, num_heads=2)
+    return StudentEncoder(Student(config, SPEC, torch.Generator().manual_seed(0)), "tiny")
+
+
+def named(name: str) -> Callable[[ClipSpec | None], Encoder]:
+    return lambda clip: open_contender(name, device=CPU, run=Path("nowhere"), clip=clip)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_ucf101: Path) -> Dataset:
+    return open_dataset("ucf101", tiny_ucf101)
+
+
+def store(encoder: Encoder, folder: Path | None = None) -> FeatureStore:
+    return FeatureStore(encoder, "ucf101", Extraction(folder=folder), device=CPU)
+
+
+def scored(encoders: list[Open], dataset: Dataset, folder: Path | None = None, **rules: Any) -> Scoreboard:
+    return Scoreboard(tuple(contest(encoders, Rules(dataset, **rules), partial(store, folder=folder))), "stjepa infer")
+
+
+@pytest.fixture(scope="module")
+def board(dataset: Dataset) -> Scoreboard:
+    return scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
+
+
+def test_encoders_stand_in_the_order_in_which_they_were_named(board: Scoreboard) -> None:
+    found = board.to_json()
+    assert [entry["checkpoint"] for entry in found["entries"]] == ["tiny", "hog", "pixels"]
+    assert (found["dataset"], found["split"], found["command"], found["resamples"]) == ("ucf101", 1, "stjepa infer", 1000)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_baselines_take_the_clips_of_the_first(board: Scoreboard) -> None:
+    assert {entry.results[0].clips for entry in board.entries} == {"4x1x1"}
+
+
+def test_every_line_carries_what_it_was_made_from(board: Scoreboard) -> None:
+    digests = [entry.results[0].digests for entry in board.entries]
+    assert len({found["encoder"] for found in digests}) == len({found["features"] for found in digests}) == 3
+    assert len({found["lists"] for found in digests}) == 1
+
+
+def test_intervals_are_of_the_first_figure_of_each_protocol_and_hold_it(dataset: Dataset) -> None:
+    (entry,) = scored([tiny], dataset, protocols=("knn", "linear", "retrieval", "fewshot")).entries
+    assert list(entry.intervals) == ["knn", "linear", "retrieval", "fewshot"]
+    for name, (low, high) in entry.intervals.items():
+        first = next(iter(entry.figures()[name].values()))
+        assert 0 <= low <= first <= high <= 1
+        assert low < high or first in (0, 1)
+
+
+def test_all_splits_give_mean_and_deviation_and_share_their_features(dataset: Dataset, tmp_path: Path) -> None:
+    entry = scored([tiny], dataset, tmp_path, split="all", protocols=("knn",)).entries[0]
+    found = entry.to_json()
+    shares = [part["knn"]["top1"] for part in found["splits"]]
+    mean = sum(shares) / 3
+    assert (found["split"], [part["split"] for part in found["splits"]]) == ("all", [1, 2, 3])
+    assert found["knn"]["top1"] == pytest.approx(mean)
+    assert found["deviations"]["knn"]["top1"] == pytest.approx(math.sqrt(sum((share - mean) ** 2 for share in shares) / 2))
+    kept = store(tiny(None), tmp_path)
+    assert len(kept) == 12  # 3 classes of 4 groups, each encoded once for the three splits
+
+
+def test_one_encoder_on_one_split_keeps_the_shape_of_an_evaluation(dataset: Dataset) -> None:
+    found = scored([tiny], dataset, split="2", protocols=("knn",)).to_json()
+    assert {"dataset", "split", "checkpoint", "videos", "knn", "chance", "intervals"} <= set(found)
+    assert found["split"] == 2
+
+
+def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Scoreboard) -> None:
+    again = scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
+    for entry, other in zip(board.entries, again.entries, strict=True):
+        assert (entry.figures(), entry.intervals) == (other.figures(), other.intervals)
+        assert entry.results[0].digests == other.results[0].digests
+
+
+def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match="unknown split of UCF-101"):
+        scored([tiny], dataset, split="validation")
+
+
+def test_the_bootstrap_agrees_with_the_binomial_it_samples() -> None:
+    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
+    low, high = bootstrap([hits], [ids], seed=0)
+    error = 1.96 * math.sqrt(0.25 * 0.75 / 400)
+    assert low == pytest.approx(0.25 - error, abs=0.006)
+    assert high == pytest.approx(0.25 + error, abs=0.006)
+    assert bootstrap([torch.ones(9, dtype=torch.bool)], [ids[:9]], seed=0) == (1.0, 1.0)
+
+
+def test_splits_of_other_videos_narrow_an_interval_and_splits_of_the_same_do_not() -> None:
+    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
+    low, high = bootstrap([hits], [ids], seed=0)
+    assert bootstrap([hits] * 3, [ids] * 3, seed=0) == pytest.approx((low, high))
+    others = [[f"{part}/{name}" for name in ids] for part in range(3)]
+    narrow = bootstrap([hits] * 3, others, seed=0)
+    assert narrow[1] - narrow[0] == pytest.approx((high - low) / math.sqrt(3), rel=0.1)
+
+
+def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset) -> None:
+    seen = []
+
+    def watched(encoder: Encoder) -> FeatureStore:
+        made = store(encoder)
+        seen.append(made)
+        return made
+
+    for others, error in ((["hog", "pixels"], ConfigError), (["./no/such/folder"], TeacherError)):
+        rules = Rules(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
+        with pytest.raises(error):
+            list(contest([tiny, *map(named, others)], rules, watched))
+    assert [len(made) for made in seen] == [0] * len(seen)
+
+
+def test_only_one_encoder_is_in_memory(dataset: Dataset) -> None:
+    alive: list[weakref.ref[Encoder]] = []
+
+    def opener(_: ClipSpec | None) -> Encoder:
+        gc.collect()
+        assert [one() for one in alive] == [None] * len(alive)
+        encoder = tiny(None)
+        alive.append(weakref.ref(encoder))
+        return encoder
+
+    assert len(list(contest([opener, opener], Rules(dataset, protocols=("knn",)), store))) == 2
+
+
+def test_a_figure_that_a_split_lacks_has_no_mean(board: Scoreboard) -> None:
+    (first,) = board.entries[0].results
+    fewer = replace(first.probes["knn"], figures={"top1": 0.5})
+    entry = Entry((first, replace(first, probes=first.probes | {"knn": fewer})), {})
+    assert "knn" in entry.figures()
+    assert list(entry.figures()["knn"]) == list(entry.deviations()["knn"]) == ["top1"]
+
+
+class TestPixels:
+    def test_blocks_of_time_and_space_are_averaged(self) -> None:
+        clips = torch.zeros(2, 8, 3, 32, 32, dtype=torch.uint8)
+        clips[0, 2:4, :, 2:4, :2] = 255  # block (1, 1, 0)
+        clips[1, 0] = 255  # half of the first time step
+        tokens = PixelEncoder(ClipSpec(num_frames=8, size_px=32, patch_px=16)).encode(clips)
+        assert tokens.shape == (2, 1, 1024)
+        first, second = tokens.view(2, 4, 16, 16)
+        assert first[1, 1, 0] == pytest.approx(1.0)
+        assert first.sum() == pytest.approx(1.0)
+        assert second[0].eq(second[0, 0, 0]).all()
+        assert second[0, 0, 0] == pytest.approx(0.5)
+
+    def test_short_and_small_clips_have_as_many_values(self) -> None:
+        assert PixelEncoder(SPEC).encode(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)).shape == (1, 1, 1024)
+
+
+class TestContenders:
+    def test_names_that_nothing_has_are_one_sentence(self) -> None:
+        with pytest.raises(CheckpointError, match="there is no checkpoint in nowhere"):
+            named("untrained")(None)
+        with pytest.raises(TeacherError):
+            named("./no/such/folder")(None)
+
+    def test_pixels_and_hog_take_any_clips(self) -> None:
+        for name in ("pixels", "hog"):
+            assert named(name)(SPEC).clip == SPEC
+            assert named(name)(None).clip == ClipSpec()
