@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from stjepa_cli.cache.engines.base import BuildRequest, Job, load_teacher, open_engine
-from stjepa_cli.cache.shard_builder import Tally, failures_to_retry
+from stjepa_cli.cache.shard_builder import BuildCounts, failures_to_retry
 from stjepa_cli.core.errors import CacheError, StjepaError, VideoError
 from stjepa_cli.core.locations import is_local
 from stjepa_cli.core.prefetch import ordered_map
@@ -85,7 +85,7 @@ def build(request: BuildRequest, progress: Progress = SILENT) -> BuildResult:
     if finished is not None:
         finished.tidy()  # a build may have been killed after its last mark
         progress.note(f"nothing to do: all of part {request.part} is stored")
-        return _result(finished, request, Tally(), _rows_in(finished, request.part.shards(finished.header.num_shards)), started)
+        return _result(finished, request, BuildCounts(), _rows_in(finished, request.part.shards(finished.header.num_shards)), started)
     shards = request.part.shards(-(-len(items) * request.views // request.rows_per_shard))
     with _held(request, shards, progress):
         store, teacher = _open_or_create(request, items, progress)
@@ -120,7 +120,7 @@ class _Counter:
     def __init__(self, task: Task) -> None:
         self.task, self.done, self.failed = task, 0, 0
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: BuildCounts) -> None:
         self.done += tally.written + tally.failed + tally.kept
         self.failed += tally.failed
         self.task.advance(tally.written + tally.failed + tally.kept, failed=self.failed)
@@ -259,7 +259,7 @@ def _fit(items: Sequence[VideoItem], teacher: Teacher, kind: str, request: Build
     return fit.finish(kind, request.latent_dim)
 
 
-def _result(store: LatentStore, request: BuildRequest, tally: Tally, skipped: int, started: float) -> BuildResult:
+def _result(store: LatentStore, request: BuildRequest, tally: BuildCounts, skipped: int, started: float) -> BuildResult:
     header = store.header
     return BuildResult(
         cache=str(store.path),

@@ -23,7 +23,7 @@ from stjepa_cli.teachers.base import Teacher, TeacherSurvey, survey
 
 
 @dataclass(frozen=True)
-class Forecast:
+class DryRun:
     """What a build would do.
 
     Attributes:
@@ -60,7 +60,7 @@ class Forecast:
     dry_run: bool = True
 
 
-def forecast(request: BuildRequest, *, sample: int = 16, progress: Progress = SILENT) -> Forecast:
+def dry_run(request: BuildRequest, *, sample: int = 16, progress: Progress = SILENT) -> DryRun:
     """What `cache.build` would do; nothing is written and nothing is fetched.
 
     Args:
@@ -81,7 +81,7 @@ def forecast(request: BuildRequest, *, sample: int = 16, progress: Progress = SI
     timed = _time(items, header, teacher, request, sample, progress)
     rate = timed.rows / timed.seconds if timed.rows and timed.seconds > 0 else None
     left = header.num_rows - stored
-    return Forecast(
+    return DryRun(
         cache=str(request.cache),
         clips=header.num_clips,
         views=header.num_views,

@@ -44,7 +44,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Readiness:
+class PreflightReport:
     """What was found; `ok` if every check is."""
 
     ok: bool
@@ -65,9 +65,9 @@ class _Listing:
         return tuple(item for path, item in by_path.items() if self.sizes.get(path))
 
 
-def check_readiness(
+def preflight(
     ssv2: Location, ucf101: Location, cache: Location, teacher: str, *, deep: bool, progress: Progress = SILENT
-) -> Readiness:
+) -> PreflightReport:
     """Look at everything that the commands need; changes and downloads nothing.
 
     Args:
@@ -92,7 +92,7 @@ def check_readiness(
             num_train = len(listing.splits["train"])
     at_hand, clip = _teacher(teacher)
     checks += [_disk(cache, num_train, clip), at_hand]
-    return Readiness(all(check.ok for check in checks), tuple(checks))
+    return PreflightReport(all(check.ok for check in checks), tuple(checks))
 
 
 def _ffmpeg() -> Check:

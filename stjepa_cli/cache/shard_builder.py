@@ -54,7 +54,7 @@ class Loaded:
 
 
 @dataclass
-class Tally:
+class BuildCounts:
     """What was done.
 
     Attributes:
@@ -69,7 +69,7 @@ class Tally:
     kept: int = 0
     cosine_sum: float = 0.0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: BuildCounts) -> None:
         """Take in another tally."""
         self.written += other.written
         self.failed += other.failed
@@ -82,7 +82,7 @@ class Tally:
         return round(self.cosine_sum / self.written, 6) if self.written else None
 
 
-OnBatch = Callable[[Tally], None]
+OnBatch = Callable[[BuildCounts], None]
 
 
 class ShardBuilder:
@@ -112,7 +112,7 @@ class ShardBuilder:
         self.projection: Projection = store.projection()
         self._rewritten = {row // store.header.rows_per_shard for row in retry}
 
-    def run(self, shards: Sequence[int], on_batch: OnBatch) -> Tally:
+    def run(self, shards: Sequence[int], on_batch: OnBatch) -> BuildCounts:
         """Fill shards, one after the other.
 
         Batches begin at multiples of the batch size within a shard, so that a build that was stopped and went on gives the
@@ -127,9 +127,9 @@ class ShardBuilder:
             TeacherError: latents that are not finite.
             StjepaError: the disk is full.
         """
-        total = Tally()
+        total = BuildCounts()
 
-        def safe(tally: Tally) -> None:
+        def safe(tally: BuildCounts) -> None:
             total.add(tally)
             on_batch(tally)
 
@@ -167,10 +167,10 @@ class ShardBuilder:
 
     # ---- one batch, in the caller's thread ----------------------------------------------------------------------
 
-    def _encode(self, batch: Sequence[Loaded]) -> tuple[list[NewRow], Tally]:
+    def _encode(self, batch: Sequence[Loaded]) -> tuple[list[NewRow], BuildCounts]:
         """Rows ready to be written, and what they count for."""
         clips = [entry.pixels for entry in batch if entry.pixels is not None]
-        tally = Tally(len(clips), failed=sum(entry.record.error is not None for entry in batch))
+        tally = BuildCounts(len(clips), failed=sum(entry.record.error is not None for entry in batch))
         made: Iterator[dict[str, bytes]] = iter(())
         if clips:
             latents = self.projection(self.teacher.encode(torch.stack(clips)))
@@ -221,7 +221,7 @@ class _Plan:
             writer = stack.enter_context(self.store.writing(shard))
             self._open[shard] = writer, stack
             if writer.rows:
-                self.safe(Tally(kept=len(writer.rows)))
+                self.safe(BuildCounts(kept=len(writer.rows)))
             rest = self.store.rows_of(shard)[len(writer.rows) :]
             if not rest:  # a build was killed between the last row and the mark
                 self.publish(shard)
@@ -249,7 +249,7 @@ class _Output:
     def __init__(self, plan: _Plan, safe: OnBatch) -> None:
         self.plan, self.safe = plan, safe
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stjepa-write")
-        self._waiting: deque[Future[Tally]] = deque()
+        self._waiting: deque[Future[BuildCounts]] = deque()
         self._broken = False
 
     def __enter__(self) -> _Output:
@@ -262,7 +262,7 @@ class _Output:
             with suppress(Exception):  # what went wrong first is on its way already
                 self.safe(done.result())
 
-    def put(self, shard: int, rows: Sequence[NewRow], tally: Tally, *, finish: bool) -> None:
+    def put(self, shard: int, rows: Sequence[NewRow], tally: BuildCounts, *, finish: bool) -> None:
         """Write rows; waits while others are waiting."""
         self._waiting.append(self._pool.submit(self._write, shard, rows, tally, finish))
         while len(self._waiting) > MAX_WAITING:
@@ -273,9 +273,9 @@ class _Output:
         while self._waiting:
             self.safe(self._waiting.popleft().result())
 
-    def _write(self, shard: int, rows: Sequence[NewRow], tally: Tally, finish: bool) -> Tally:
+    def _write(self, shard: int, rows: Sequence[NewRow], tally: BuildCounts, finish: bool) -> BuildCounts:
         if self._broken:  # a batch before this one was not written: nothing may follow it
-            return Tally()
+            return BuildCounts()
         self._broken = True
         self.plan.writer(shard).append(rows)
         if finish:

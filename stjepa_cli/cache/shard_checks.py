@@ -12,9 +12,9 @@ import numpy as np
 from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.locations import is_local
 from stjepa_cli.store.folder import LISTS
-from stjepa_cli.store.latent_store import ForeignMarkError, LatentStore
+from stjepa_cli.store.latent_store import ForeignManifestError, LatentStore
 from stjepa_cli.store.reader import Place
-from stjepa_cli.store.records import Fault, Mark
+from stjepa_cli.store.records import Fault, ShardManifest
 from stjepa_cli.store.shard_format import FOREIGN, Bytes, is_whole, read_chunk, roomy, shape_fault, stored_crc
 
 _buffers = threading.local()
@@ -32,7 +32,7 @@ def check_shard(store: LatentStore, shard: int, *, every_byte: bool) -> list[Fau
         return _all(store, shard, "missing", _why_unmarked(store, shard))
     try:
         mark = store.read_mark(shard)
-    except ForeignMarkError as error:
+    except ForeignManifestError as error:
         return _all(store, shard, "foreign", error.what)
     except CacheError as error:
         return _all(store, shard, "corrupt", error.sentence())
@@ -77,7 +77,7 @@ def _all(store: LatentStore, shard: int, kind: str, reason: str) -> list[Fault]:
     return [Fault(name, kind, reason, shard) for name in names]
 
 
-def _column(store: LatentStore, column: str, mark: Mark, places: Sequence[Place], *, every_byte: bool) -> Iterator[Fault]:
+def _column(store: LatentStore, column: str, mark: ShardManifest, places: Sequence[Place], *, every_byte: bool) -> Iterator[Fault]:
     """The faults of one array's shard."""
     path = Path(str(store.reader.shard_path(column, mark.shard)))
     lengths, num_places = mark.lengths(column), store.header.rows_per_shard

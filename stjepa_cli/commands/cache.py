@@ -17,7 +17,7 @@ from stjepa_cli.core.types import ClipSpec
 
 if TYPE_CHECKING:
     from stjepa_cli.cache.build import BuildResult
-    from stjepa_cli.cache.dry_run import Forecast
+    from stjepa_cli.cache.dry_run import DryRun
     from stjepa_cli.cache.engines.base import BuildRequest
     from stjepa_cli.cache.verify import VerifyResult
     from stjepa_cli.store.latent_store import FailedClip
@@ -111,10 +111,10 @@ def build(
             overwrite=overwrite,
         )
 
-    def plan(progress: Progress) -> Forecast:
-        from stjepa_cli.cache.dry_run import forecast
+    def plan(progress: Progress) -> DryRun:
+        from stjepa_cli.cache.dry_run import dry_run
 
-        return forecast(request(), sample=sample, progress=progress)
+        return dry_run(request(), sample=sample, progress=progress)
 
     def fill(progress: Progress) -> BuildResult:
         from stjepa_cli.cache import build as library
@@ -160,7 +160,7 @@ def _clip(num_frames: int | None, size: int | None, tubelet: int | None, patch: 
     return ClipSpec(**chosen) if chosen else None  # type: ignore[arg-type]
 
 
-def _what(result: BuildResult | Forecast) -> dict[str, object]:
+def _what(result: BuildResult | DryRun) -> dict[str, object]:
     """What a cache is, whether it is planned or built."""
     tokens, channels = result.latents
     views = f" x {result.views} views" if result.views > 1 else ""
@@ -173,7 +173,7 @@ def _what(result: BuildResult | Forecast) -> dict[str, object]:
     }
 
 
-def _show_forecast(result: Forecast) -> None:
+def _show_forecast(result: DryRun) -> None:
     pairs = _what(result) | {"stored already": f"{result.skipped:,}"}
     if result.clips_per_second and result.seconds is not None:
         failed = f", {result.sample_failed} of them failed" if result.sample_failed else ""

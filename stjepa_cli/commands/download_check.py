@@ -29,14 +29,14 @@ def download_check(
     deep: Annotated[bool, typer.Option("--deep", help="Decode every video instead of a sample.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    from stjepa_cli.cache.preflight import Readiness, check_readiness
+    from stjepa_cli.cache.preflight import PreflightReport, preflight
 
-    def call(progress: Progress) -> Readiness:
+    def call(progress: Progress) -> PreflightReport:
         root = config.ssv2_root(ssv2)
         place = config.cache_path(cache, root)
-        return check_readiness(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress)
+        return preflight(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress)
 
-    def render(result: Readiness) -> None:
+    def render(result: PreflightReport) -> None:
         rows = [
             ("ok" if check.ok else "NO", check.name, check.detail + (f"\n-> {check.fix}" if check.fix else "")) for check in result.checks
         ]

@@ -17,7 +17,7 @@ from stjepa_cli.core.progress import Progress
 if TYPE_CHECKING:
     from stjepa_cli.core.locations import Location
     from stjepa_cli.data.datasets.base import Dataset
-    from stjepa_cli.evaluation.compare import Scoreboard
+    from stjepa_cli.evaluation.compare import Comparison
     from stjepa_cli.evaluation.predict import Predictions
 
 app = typer.Typer(help="Score a frozen encoder on public protocols.\n\nExample: stjepa infer ucf101", no_args_is_help=True)
@@ -94,14 +94,14 @@ def _register(name: str) -> None:
         ] = False,
         as_json: options.Json = False,
     ) -> None:
-        def call(progress: Progress) -> Scoreboard:
+        def call(progress: Progress) -> Comparison:
             from stjepa_cli.core.devices import pick_device
-            from stjepa_cli.data.eval_clips import parse_plan
+            from stjepa_cli.data.eval_clips import parse_eval_clips
             from stjepa_cli.encoders.feature_store import Extraction
             from stjepa_cli.evaluation.infer import ScoreRequest, score_all
             from stjepa_cli.evaluation.probes.base import pool_for
 
-            plan = replace(parse_plan(clips), sampling=sampling, stride=stride)
+            plan = replace(parse_eval_clips(clips), sampling=sampling, stride=stride)
             root, protocols = config.dataset_root(name, data_root), tuple(protocol or PROTOCOLS)
             folder = config.features_dir(features) if cached else None
             request = ScoreRequest(
@@ -219,5 +219,5 @@ def _settings(epochs: int | None, lr: float | None) -> dict[str, Any]:
     return {"finetune": FinetuneSettings(**given)}
 
 
-def _payload(board: Scoreboard) -> dict[str, Any]:
+def _payload(board: Comparison) -> dict[str, Any]:
     return board.to_json()

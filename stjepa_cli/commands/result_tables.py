@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from stjepa_cli.commands import console
 
 if TYPE_CHECKING:
-    from stjepa_cli.evaluation.compare import Entry, Scoreboard
+    from stjepa_cli.evaluation.compare import Comparison, ComparisonRow
 
 MAX_SHOWN = 10
 
 
-def show(board: Scoreboard) -> None:
+def show(board: Comparison) -> None:
     """Print it."""
     first = board.entries[0].results[0]
     split = "all" if len(board.entries[0].results) > 1 else first.split
@@ -27,7 +27,7 @@ def show(board: Scoreboard) -> None:
     console.show_lines("From", [f"{result.checkpoint}, split {result.split}: {told}" for result, told in digests])
 
 
-def _show_one(entry: Entry, title: str) -> None:
+def _show_one(entry: ComparisonRow, title: str) -> None:
     deviations, rows = entry.deviations(), []
     for name, figures in entry.figures().items():
         for figure, value in figures.items():
@@ -40,12 +40,12 @@ def _show_one(entry: Entry, title: str) -> None:
     console.show_table(title, columns, shown, caption=_caption(entry))
 
 
-def _show_many(board: Scoreboard, title: str) -> None:
+def _show_many(board: Comparison, title: str) -> None:
     columns, rows = board.table()
     console.show_table(title, columns, rows, caption=_caption(board.entries[0]) + "; in brackets: 95 % of videos drawn again")
 
 
-def _caption(entry: Entry) -> str:
+def _caption(entry: ComparisonRow) -> str:
     result = entry.results[0]
     train = ", ".join(f"{part.num_train:,}" for part in entry.results)
     test = ", ".join(f"{len(part.ids):,}" for part in entry.results)
@@ -62,7 +62,7 @@ def _caption(entry: Entry) -> str:
     )
 
 
-def _show_failed(board: Scoreboard) -> None:
+def _show_failed(board: Comparison) -> None:
     results = [result for entry in board.entries for result in entry.results]
     failed = list(dict.fromkeys((failure.id, failure.side, failure.error) for result in results for failure in result.failed))
     if failed:

@@ -13,7 +13,7 @@ _EXPECTED = "temporal x spatial, or frames x temporal x spatial, such as 1x1 or 
 
 
 @dataclass(frozen=True)
-class ClipPlan:
+class EvalClips:
     """Which clips of a video are encoded.
 
     Attributes:
@@ -39,7 +39,7 @@ class ClipPlan:
         """C, clips of a video."""
         return self.temporal * self.spatial
 
-    def fit(self, spec: ClipSpec) -> ClipPlan:
+    def fit(self, spec: ClipSpec) -> EvalClips:
         """The plan with the frames of the clips that an encoder takes.
 
         Raises:
@@ -65,11 +65,11 @@ class ClipPlan:
         return "x".join(str(size) for size in (self.num_frames, self.temporal, self.spatial) if size is not None)
 
 
-ONE_CLIP = ClipPlan()
+ONE_CLIP = EvalClips()
 """The encoder's own frames, one centre clip."""
 
 
-def parse_plan(text: str) -> ClipPlan:
+def parse_eval_clips(text: str) -> EvalClips:
     """`16x5x3` or, for the encoder's own frames, `5x3`.
 
     Raises:
@@ -79,10 +79,12 @@ def parse_plan(text: str) -> ClipPlan:
     if match is None:
         raise ConfigError("no such clip plan", got=repr(text), expected=_EXPECTED)
     frames, temporal, spatial = match.groups()
-    return ClipPlan(int(temporal), int(spatial), None if frames is None else int(frames))
+    return EvalClips(int(temporal), int(spatial), None if frames is None else int(frames))
 
 
-def plan_clips(spec: ClipSpec, plan: ClipPlan, *, num_frames: int, height: int, width: int) -> tuple[tuple[tuple[int, ...], CropBox], ...]:
+def cut_eval_clips(
+    spec: ClipSpec, plan: EvalClips, *, num_frames: int, height: int, width: int
+) -> tuple[tuple[tuple[int, ...], CropBox], ...]:
     """Frames and squares of the clips of a video: all crops of the first moment, then those of the next.
 
     Args:

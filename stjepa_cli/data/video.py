@@ -21,7 +21,7 @@ from torch import Tensor
 from stjepa_cli.core.errors import NotReadyError, VideoError, storage_errors
 from stjepa_cli.core.locations import Location, RemoteFile, is_local
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
-from stjepa_cli.data.eval_clips import ClipPlan, plan_clips
+from stjepa_cli.data.eval_clips import EvalClips, cut_eval_clips
 from stjepa_cli.data.views import plan_view
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def read_clip(path: Location, spec: ClipSpec, *, clip_id: str = "", view: int = 
         return Clip(_cut(video, ref), ref)
 
 
-def read_clips(path: Location, spec: ClipSpec, plan: ClipPlan) -> Tensor:
+def read_clips(path: Location, spec: ClipSpec, plan: EvalClips) -> Tensor:
     """Several clips of a video, opened once: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
 
     A frame that several clips take is decoded once, and whole frames of one clip's length at most wait in memory.
@@ -164,7 +164,7 @@ def read_clips(path: Location, spec: ClipSpec, plan: ClipPlan) -> Tensor:
         VideoError: the file cannot be used; the message names it and says why.
     """
     with Video(path) as video:
-        planned = plan_clips(spec, plan, num_frames=video.num_frames, height=video.height, width=video.width)
+        planned = cut_eval_clips(spec, plan, num_frames=video.num_frames, height=video.height, width=video.width)
         refs = [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in planned]
         if len(refs) == 1:
             return _cut(video, refs[0]).unsqueeze(0)

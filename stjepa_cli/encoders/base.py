@@ -13,7 +13,7 @@ from stjepa_cli.core.errors import VideoError
 from stjepa_cli.core.prefetch import ordered_map
 from stjepa_cli.core.types import ClipSpec, TokenGrid
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.data.video import read_clips
 
 POOLS = ("mean", "time", "tokens")
@@ -61,7 +61,7 @@ class Failure:
 def encode_videos(
     encoder: Encoder,
     items: Sequence[VideoItem],
-    plan: ClipPlan,
+    plan: EvalClips,
     *,
     pool: str = "mean",
     batch_size: int = 8,
@@ -99,7 +99,7 @@ def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
     return tokens.float().mean(dim=1)
 
 
-def _decoded(spec: ClipSpec, items: Sequence[VideoItem], plan: ClipPlan, workers: int, batch_size: int) -> Iterator[Decoded]:
+def _decoded(spec: ClipSpec, items: Sequence[VideoItem], plan: EvalClips, workers: int, batch_size: int) -> Iterator[Decoded]:
     """Each video's clips, or why there are none."""
 
     def read(item: VideoItem) -> Decoded:

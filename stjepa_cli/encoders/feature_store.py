@@ -32,7 +32,7 @@ from stjepa_cli.core.prefetch import ordered_map
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.types import ClipSpec, digest, software_versions
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.data.eval_clips import ONE_CLIP, ClipPlan
+from stjepa_cli.data.eval_clips import ONE_CLIP, EvalClips
 from stjepa_cli.encoders.base import POOLS, Decoded, Encoder, Failure, encode_videos
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.resolve import at_layer
@@ -73,7 +73,7 @@ class Extraction:
     """
 
     pool: str = "mean"
-    plan: ClipPlan = ONE_CLIP
+    plan: EvalClips = ONE_CLIP
     layer: int | None = None
     folder: Path | None = None
     batch_size: int = 8

@@ -23,7 +23,7 @@ UNTRAINED = "untrained"
 PIXELS = PixelEncoder.name
 
 
-def open_contender(name: str, *, device: torch.device, run: Path, clip: ClipSpec | None = None) -> Encoder:
+def open_encoder(name: str, *, device: torch.device, run: Path, clip: ClipSpec | None = None) -> Encoder:
     """The encoder of a name.
 
     Args:

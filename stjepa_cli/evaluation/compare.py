@@ -26,7 +26,7 @@ Open = Callable[[ClipSpec | None], Encoder]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparisonRow:
     """One encoder.
 
     Attributes:
@@ -83,14 +83,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Scoreboard:
+class Comparison:
     """What was compared, in the order in which it was named.
 
     Attributes:
         command: what makes it again, empty if no command made it.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ComparisonRow, ...]
     command: str = ""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -116,7 +116,7 @@ class Scoreboard:
 
 
 @dataclass(frozen=True)
-class Rules:
+class ComparisonSettings:
     """What all encoders are scored by.
 
     Attributes:
@@ -141,7 +141,9 @@ class Rules:
         return tuple(self.dataset.pairs) if self.split == ALL else (self.dataset.pair(self.split)[0],)
 
 
-def contest(encoders: Sequence[Open], rules: Rules, open_store: Callable[[Encoder], FeatureStore]) -> Iterator[Entry]:
+def compare_encoders(
+    encoders: Sequence[Open], rules: ComparisonSettings, open_store: Callable[[Encoder], FeatureStore]
+) -> Iterator[ComparisonRow]:
     """Score encoders one after the other, so that only one is in memory; each entry is there before the next encoder is opened.
 
     All that can be told without extracting is told first: where there are several, each is opened once for that.
@@ -163,22 +165,26 @@ def contest(encoders: Sequence[Open], rules: Rules, open_store: Callable[[Encode
         yield entry
 
 
-def _suits(open_encoder: Open, clip: ClipSpec | None, rules: Rules, open_store: Callable[[Encoder], FeatureStore]) -> ClipSpec:
+def _suits(open_encoder: Open, clip: ClipSpec | None, rules: ComparisonSettings, open_store: Callable[[Encoder], FeatureStore]) -> ClipSpec:
     encoder = open_encoder(clip)
     suited_probes(rules.protocols, open_store(encoder), rules.settings)
     return clip or encoder.clip
 
 
 def _entry(
-    open_encoder: Open, clip: ClipSpec | None, rules: Rules, splits: Sequence[str], open_store: Callable[[Encoder], FeatureStore]
-) -> tuple[Entry, ClipSpec]:
+    open_encoder: Open,
+    clip: ClipSpec | None,
+    rules: ComparisonSettings,
+    splits: Sequence[str],
+    open_store: Callable[[Encoder], FeatureStore],
+) -> tuple[ComparisonRow, ClipSpec]:
     encoder = open_encoder(clip)
     store = open_store(encoder)
     results = tuple(
         score(store, rules.dataset, split=name, protocols=rules.protocols, limit=rules.limit, seed=rules.seed, settings=rules.settings)
         for name in splits
     )
-    return Entry(results, intervals_of(results, rules.seed)), clip or encoder.clip
+    return ComparisonRow(results, intervals_of(results, rules.seed)), clip or encoder.clip
 
 
 def bootstrap(hits: Sequence[Tensor], ids: Sequence[Sequence[str]], seed: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from stjepa_cli.data.sampling import evenly
 
 
 @dataclass(frozen=True)
-class ClassTally:
+class ClassStats:
     """One class.
 
     Attributes:
@@ -89,18 +89,18 @@ def confusion(scores: Tensor, truths: Sequence[int]) -> Tensor:
     return torch.bincount(places, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def by_class(counts: Tensor) -> tuple[ClassTally, ...]:
+def by_class(counts: Tensor) -> tuple[ClassStats, ...]:
     """Every class of a confusion matrix int64 (C, C), in the order of their numbers."""
     wrong = counts - torch.diag(counts.diagonal())
     times, places = wrong.max(dim=1).values.tolist(), wrong.argmax(dim=1).tolist()
     videos, right = counts.sum(dim=1).tolist(), counts.diagonal().tolist()
     return tuple(
-        ClassTally(label, videos[label], right[label], places[label] if times[label] else None, times[label])
+        ClassStats(label, videos[label], right[label], places[label] if times[label] else None, times[label])
         for label in range(len(counts))
     )
 
 
-def worst_first(tallies: Sequence[ClassTally]) -> list[ClassTally]:
+def worst_first(tallies: Sequence[ClassStats]) -> list[ClassStats]:
     """Those with a test video, the least accurate first; of equal ones that with more videos, then the lower number."""
     tried = [tally for tally in tallies if tally.videos]
     return sorted(tried, key=lambda tally: (tally.right / tally.videos, -tally.videos, tally.label))

@@ -18,7 +18,7 @@ from stjepa_cli.core.errors import ConfigError, DatasetError, StjepaError
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.types import ClipSpec, digest
 from stjepa_cli.data.datasets.base import Dataset, VideoItem, spread
-from stjepa_cli.data.eval_clips import parse_plan
+from stjepa_cli.data.eval_clips import parse_eval_clips
 from stjepa_cli.encoders.base import Encoder, Failure
 from stjepa_cli.encoders.feature_store import ABSENT, DEFAULT, Extraction, FeatureStore, features_digest, list_digest
 from stjepa_cli.encoders.features import Features
@@ -251,7 +251,7 @@ def suited_probes(protocols: Sequence[str], store: FeatureStore, settings: Setti
 
 def _sources(store: FeatureStore, probe: VideoProbe, items: Mapping[str, VideoItem]) -> Sources:
     assert isinstance(store.encoder, StudentEncoder)  # checked with the probes
-    spread_out = parse_plan(probe.test_clips)
+    spread_out = parse_eval_clips(probe.test_clips)
     plan = store.plan if store.plan.num_clips > 1 else replace(store.plan, temporal=spread_out.temporal, spatial=spread_out.spatial)
     own = store.extraction
     return Sources(store.encoder.student, items, store.clip, plan, own.batch_size, own.workers, store.progress)

@@ -25,9 +25,9 @@ from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.encoders.base import Encoder
 from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
-from stjepa_cli.encoders.resolve import is_release, open_contender
+from stjepa_cli.encoders.resolve import is_release, open_encoder
 from stjepa_cli.encoders.student_encoder import StudentEncoder
-from stjepa_cli.evaluation.compare import Open, Rules, Scoreboard, contest, intervals_of
+from stjepa_cli.evaluation.compare import Comparison, ComparisonSettings, Open, compare_encoders, intervals_of
 from stjepa_cli.evaluation.evaluate import PROTOCOLS, EvaluationResult
 from stjepa_cli.evaluation.predict import check_heads, save_heads
 from stjepa_cli.evaluation.report import write_report
@@ -44,7 +44,7 @@ class ScoreRequest:
         root: where it lies.
         checkpoint: a checkpoint, a folder for its newest, or an exported student; None for the newest of the default folder.
         teacher: scored instead of a checkpoint: Hugging Face id, local folder, or `hog`.
-        compare: names of what is scored beside it, as `contenders.open_contender` takes them.
+        compare: names of what is scored beside it, as `contenders.open_encoder` takes them.
         split: one of the data set's pairs, `all`, or None for the first.
         protocols: names of probes.
         limit: at most so many train and so many test videos, spread over the classes.
@@ -72,7 +72,7 @@ class ScoreRequest:
     command: str = ""
 
 
-def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress = SILENT) -> Scoreboard:
+def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress = SILENT) -> Comparison:
     """Score what was asked for; the report of each encoder is written before the next one is opened.
 
     What cannot be (an encoder, a protocol, a folder) is told before anything is extracted, and the progress listener of each file.
@@ -90,14 +90,14 @@ def score_all(request: ScoreRequest, *, device: torch.device, progress: Progress
         own = extraction if asked or isinstance(encoder, StudentEncoder) else replace(extraction, layer=None)
         return FeatureStore(encoder, dataset.name, own, device=device, progress=progress)
 
-    rules = Rules(dataset, request.split, request.protocols, request.limit, request.seed, request.settings)
-    filing = Filing(request.out, alone=len(openers) * len(rules.splits) == 1)
+    rules = ComparisonSettings(dataset, request.split, request.protocols, request.limit, request.seed, request.settings)
+    filing = ReportFolders(request.out, alone=len(openers) * len(rules.splits) == 1)
     entries = []
-    for entry in contest(openers, rules, store):
+    for entry in compare_encoders(openers, rules, store):
         entries.append(entry)
         for result in entry.results:
             _write(request, result, filing.folder(result), progress)
-    board = Scoreboard(tuple(entries), request.command)
+    board = Comparison(tuple(entries), request.command)
     if request.out is not None and not filing.alone:
         _write_overview(board, filing, request.out)
         progress.note(f"wrote {request.out / 'report.html'}")
@@ -114,7 +114,7 @@ def _openers(request: ScoreRequest, device: torch.device) -> tuple[ScoreRequest,
     run = checkpoints_dir(request.checkpoint)
 
     def opener(name: str) -> Open:
-        return lambda clip: open_contender(name, device=device, run=run, clip=clip)
+        return lambda clip: open_encoder(name, device=device, run=run, clip=clip)
 
     others = [opener(name) for name in request.compare]
     if request.teacher is not None or is_release(run):
@@ -125,7 +125,7 @@ def _openers(request: ScoreRequest, device: torch.device) -> tuple[ScoreRequest,
     return request, [lambda _: StudentEncoder.open(path, device), *others]
 
 
-class Filing:
+class ReportFolders:
     """A folder for each report: `out` itself for a single one, else named so that no two encoders share one.
 
     Args:
@@ -169,7 +169,7 @@ def _write(request: ScoreRequest, result: EvaluationResult, folder: Path, progre
         progress.note(f"wrote {path}")
 
 
-def _write_overview(board: Scoreboard, filing: Filing, out: Path) -> None:
+def _write_overview(board: Comparison, filing: ReportFolders, out: Path) -> None:
     """A page with the table of all, which leads to the report of each, and the same as JSON."""
     results = [result for entry in board.entries for result in entry.results]
     first, (columns, rows) = results[0], board.table()

@@ -22,10 +22,10 @@ from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.types import software_versions
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.data.eval_clips import parse_plan
+from stjepa_cli.data.eval_clips import parse_eval_clips
 from stjepa_cli.encoders.base import encode_videos
 from stjepa_cli.encoders.heads import Head, load_head, read_card, save_head
-from stjepa_cli.encoders.resolve import at_layer, open_contender
+from stjepa_cli.encoders.resolve import at_layer, open_encoder
 from stjepa_cli.evaluation.evaluate import EvaluationResult
 from stjepa_cli.models.export import write_finetuned
 from stjepa_cli.models.release import CONFIG, Tuning
@@ -192,9 +192,9 @@ def predict(
         raise ConfigError("at least one class is shown", got=top)
     path = newest_head(head)
     card = read_card(path)
-    model = at_layer(open_contender(encoder or card.encoder, device=device, run=run, clip=card.clip), card.layer)
+    model = at_layer(open_encoder(encoder or card.encoder, device=device, run=run, clip=card.clip), card.layer)
     fitted = load_head(path, model.name, model.digest).to(device)
-    plan = replace(parse_plan(clips or card.plan), sampling=card.sampling, stride=card.stride).fit(model.clip)
+    plan = replace(parse_eval_clips(clips or card.plan), sampling=card.sampling, stride=card.stride).fit(model.clip)
     items = [VideoItem(str(video), video, None, None) for video in videos]
     found = []
     with progress.task("infer", total=len(items), unit="videos") as task:

@@ -21,11 +21,11 @@ from stjepa_cli.core.errors import ConfigError, StjepaError, storage_errors
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.evaluation import report_clips, report_page
-from stjepa_cli.evaluation.confusion import ClassTally, by_class, hardest
+from stjepa_cli.evaluation.confusion import ClassStats, by_class, hardest
 from stjepa_cli.evaluation.confusion import confusion as count_confusions
 from stjepa_cli.evaluation.evaluate import EvaluationResult
 from stjepa_cli.evaluation.report_clips import FRAME_PX, NEIGHBOUR_PX
-from stjepa_cli.evaluation.report_page import Gallery, Intervals, Verdict
+from stjepa_cli.evaluation.report_page import Intervals, PictureSection, Verdict
 from stjepa_cli.viz.images import write_confusion, write_sheets
 
 FILES = ("metrics.json", "predictions.csv", "per_class.csv", "confusion.png", "hardest.jpg", "neighbours.jpg", "report.html")
@@ -152,7 +152,7 @@ def _per_class(result: EvaluationResult) -> str:
     return _csv([["class", "videos", *columns], *rows])
 
 
-def _cells(tally: ClassTally, classes: Sequence[str]) -> tuple[str, str, str]:
+def _cells(tally: ClassStats, classes: Sequence[str]) -> tuple[str, str, str]:
     accuracy = "" if tally.accuracy is None else f"{tally.accuracy:.6f}"
     return str(tally.right), accuracy, "" if tally.taken_for is None else classes[tally.taken_for]
 
@@ -166,27 +166,27 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 # ---------------------------------------------------------------------------------------------------------- pictures
 
 
-def _hardest(result: EvaluationResult, verdict: Verdict | None, wanted: bool, progress: Progress) -> Gallery:
+def _hardest(result: EvaluationResult, verdict: Verdict | None, wanted: bool, progress: Progress) -> PictureSection:
     scores = None if verdict is None else _scores(result, verdict.protocol)
     if verdict is None or scores is None:
-        return Gallery(absent="No protocol scored classes, so no video was taken for another class.")
+        return PictureSection(absent="No protocol scored classes, so no video was taken for another class.")
     if (absent := _no_pictures(result, wanted)) or result.evidence is None:
-        return Gallery(absent=absent)
+        return PictureSection(absent=absent)
     mistakes = hardest(scores, result.truths, result.ids, limit=report_clips.MAX_HARDEST, per_class=report_clips.MAX_OF_A_CLASS)
     if not mistakes:
-        return Gallery(absent=f"None: {verdict.protocol} is right about every test video.")
-    footage = report_clips.Footage(result.evidence.items, result.evidence.clip)
-    return Gallery(tuple(report_clips.contact_sheets(mistakes, result.ids, result.classes, footage, progress)))
+        return PictureSection(absent=f"None: {verdict.protocol} is right about every test video.")
+    footage = report_clips.TestVideos(result.evidence.items, result.evidence.clip)
+    return PictureSection(tuple(report_clips.contact_sheets(mistakes, result.ids, result.classes, footage, progress)))
 
 
-def _neighbours(result: EvaluationResult, wanted: bool, progress: Progress) -> Gallery:
+def _neighbours(result: EvaluationResult, wanted: bool, progress: Progress) -> PictureSection:
     if (absent := _no_pictures(result, wanted)) or result.evidence is None:
-        return Gallery(absent=absent)
+        return PictureSection(absent=absent)
     if len(result.evidence.test) < 2:
-        return Gallery(absent="A single test video has no neighbours here: the mean of the test set is subtracted first.")
+        return PictureSection(absent="A single test video has no neighbours here: the mean of the test set is subtracted first.")
     found = report_clips.neighbourhoods(result.evidence.train, result.evidence.test)
-    footage = report_clips.Footage(result.evidence.items, result.evidence.clip)
-    return Gallery(tuple(report_clips.neighbour_sheets(found, result.classes, footage, progress)))
+    footage = report_clips.TestVideos(result.evidence.items, result.evidence.clip)
+    return PictureSection(tuple(report_clips.neighbour_sheets(found, result.classes, footage, progress)))
 
 
 def _no_pictures(result: EvaluationResult, wanted: bool) -> str:

@@ -33,7 +33,7 @@ DECODERS = 2  # threads; so many videos and as many again are open or waiting at
 
 
 @dataclass(frozen=True)
-class Footage:
+class TestVideos:
     """Where frames come from.
 
     Attributes:
@@ -66,7 +66,7 @@ class Footage:
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class QueryNeighbours:
     """A test video and the train videos nearest to it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Neighbourhood:
         return sum(label == self.label for label in self.labels)
 
 
-def neighbourhoods(train: Features, test: Features) -> tuple[Neighbourhood, ...]:
+def neighbourhoods(train: Features, test: Features) -> tuple[QueryNeighbours, ...]:
     """Of up to 8 test videos, spread over the classes by a fixed rule, the 5 nearest train videos as in retrieval.
 
     Args:
@@ -102,12 +102,12 @@ def neighbourhoods(train: Features, test: Features) -> tuple[Neighbourhood, ...]
     found = []
     for row, near, values in zip(rows, places.tolist(), cosines.tolist(), strict=True):
         ids, labels = tuple(gallery.ids[i] for i in near), tuple(int(gallery.labels[i]) for i in near)
-        found.append(Neighbourhood(test.ids[row], int(test.labels[row]), ids, labels, tuple(values)))
+        found.append(QueryNeighbours(test.ids[row], int(test.labels[row]), ids, labels, tuple(values)))
     return tuple(found)
 
 
 def contact_sheets(
-    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], footage: Footage, progress: Progress = SILENT
+    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], footage: TestVideos, progress: Progress = SILENT
 ) -> list[Sheet]:
     """The frames of videos that were taken for another class; a video without frames is a sentence.
 
@@ -135,7 +135,9 @@ def contact_sheets(
     return sheets
 
 
-def neighbour_sheets(found: Sequence[Neighbourhood], classes: Sequence[str], footage: Footage, progress: Progress = SILENT) -> list[Sheet]:
+def neighbour_sheets(
+    found: Sequence[QueryNeighbours], classes: Sequence[str], footage: TestVideos, progress: Progress = SILENT
+) -> list[Sheet]:
     """Test videos, each beside its neighbours; a video without a frame is an empty tile and a sentence.
 
     Args:
@@ -153,7 +155,7 @@ def neighbour_sheets(found: Sequence[Neighbourhood], classes: Sequence[str], foo
     return [_neighbour_sheet(one, classes, frames) for one in found]
 
 
-def _neighbour_sheet(one: Neighbourhood, classes: Sequence[str], frames: Mapping[str, Tensor | str]) -> Sheet:
+def _neighbour_sheet(one: QueryNeighbours, classes: Sequence[str], frames: Mapping[str, Tensor | str]) -> Sheet:
     def tile(name: str, *words: str, right: bool | None = None) -> Tile:
         frame = frames[name]
         return Tile(None if isinstance(frame, str) else frame[0], (*words, name), right)

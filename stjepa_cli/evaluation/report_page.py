@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from stjepa_cli.evaluation import report_clips
-from stjepa_cli.evaluation.confusion import ClassTally, by_class, most_frequent, percent, worst_first
+from stjepa_cli.evaluation.confusion import ClassStats, by_class, most_frequent, percent, worst_first
 from stjepa_cli.evaluation.evaluate import EvaluationResult
 from stjepa_cli.viz import html
 from stjepa_cli.viz.images import Sheet
@@ -43,7 +43,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class PictureSection:
     """Pictures.
 
     Attributes:
@@ -56,7 +56,13 @@ class Gallery:
 
 
 def page(
-    result: EvaluationResult, verdict: Verdict | None, hardest: Gallery, neighbours: Gallery, *, command: str, intervals: Intervals
+    result: EvaluationResult,
+    verdict: Verdict | None,
+    hardest: PictureSection,
+    neighbours: PictureSection,
+    *,
+    command: str,
+    intervals: Intervals,
 ) -> str:
     """The whole document, HTML.
 
@@ -161,7 +167,7 @@ def _classes(result: EvaluationResult, verdict: Verdict | None) -> Iterator[str]
     yield _bars(order[-MAX_SHOWN:], result.classes, f"The {MAX_SHOWN} best")
 
 
-def _bars(tallies: Sequence[ClassTally], classes: Sequence[str], caption: str = "") -> str:
+def _bars(tallies: Sequence[ClassStats], classes: Sequence[str], caption: str = "") -> str:
     rows = [
         (
             classes[tally.label],
@@ -200,7 +206,7 @@ def _confusions(result: EvaluationResult, verdict: Verdict | None) -> Iterator[s
     )
 
 
-def _hardest(gallery: Gallery, verdict: Verdict | None) -> Iterator[str]:
+def _hardest(gallery: PictureSection, verdict: Verdict | None) -> Iterator[str]:
     yield html.heading("Hardest videos")
     if verdict is None or not gallery.sheets:
         yield html.paragraph(gallery.absent)
@@ -214,7 +220,7 @@ def _hardest(gallery: Gallery, verdict: Verdict | None) -> Iterator[str]:
     yield from report_clips.sheets_html(gallery.sheets, report_clips.FEW[report_clips.MAX_FRAMES])
 
 
-def _neighbours(gallery: Gallery) -> Iterator[str]:
+def _neighbours(gallery: PictureSection) -> Iterator[str]:
     yield html.heading("Nearest neighbours")
     if not gallery.sheets:
         yield html.paragraph(gallery.absent)
@@ -222,7 +228,8 @@ def _neighbours(gallery: Gallery) -> Iterator[str]:
     yield html.paragraph(
         f"Test videos, and the {report_clips.NUM_NEIGHBOURS} train videos nearest to each by the cosine of their features, "
         "without the mean of their set, as in retrieval. They are not picked for their looks: classes evenly spread over all, "
-        "and of each the middle video by name. Each is shown by its middle frame. ✓ and a solid frame: of the same class; ✗ and a broken frame: of another.",
+        "and of each the middle video by name. Each is shown by its middle frame. ✓ and a solid frame: of the same class; "
+        "✗ and a broken frame: of another.",
         quiet=True,
     )
     yield from report_clips.sheets_html(gallery.sheets, report_clips.FEW[1 + report_clips.NUM_NEIGHBOURS])

@@ -37,12 +37,12 @@ from stjepa_cli.store.folder import read_header, refuse_foreign_folder, work_fol
 from stjepa_cli.store.locks import CREATION, WRITING, holding
 from stjepa_cli.store.projection import Projection
 from stjepa_cli.store.reader import THREADS, Place, RowReader, empty_clips
-from stjepa_cli.store.records import CacheHeader, ClipRow, Mark, RowRecord, clips_digest
+from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, ShardManifest, clips_digest
 from stjepa_cli.store.shard_format import Latents, roomy
 from stjepa_cli.store.shard_writer import ShardWriter
 
 
-class ForeignMarkError(CacheError):
+class ForeignManifestError(CacheError):
     """A mark that is whole but of another shard or another cache."""
 
 
@@ -65,7 +65,7 @@ class LatentStore:
     def __init__(self, path: Location, header: CacheHeader, clips: tuple[ClipRow, ...]) -> None:
         self.path, self.header, self.clips = path, header, clips
         self.reader = RowReader(path, header)
-        self._marks: dict[int, Mark] = {}
+        self._marks: dict[int, ShardManifest] = {}
 
     # ---- opening and creating -----------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class LatentStore:
         done = self.done()
         return [shard for shard in shards or range(self.header.num_shards) if shard not in done]
 
-    def mark(self, shard: int) -> Mark:
+    def mark(self, shard: int) -> ShardManifest:
         """What the rows of a done shard were made from.
 
         Raises:
@@ -185,7 +185,7 @@ class LatentStore:
         """
         return self._marks.get(shard) or self.read_mark(shard)
 
-    def read_mark(self, shard: int) -> Mark:
+    def read_mark(self, shard: int) -> ShardManifest:
         """Likewise, from the disk as it is now.
 
         Raises:
@@ -195,7 +195,7 @@ class LatentStore:
         fix = f"Type `stjepa cache verify --level full --cache {self.path}`."
         try:
             with driver_errors():
-                mark = Mark.from_json(path.read_bytes())
+                mark = ShardManifest.from_json(path.read_bytes())
         except FileNotFoundError as error:
             raise CacheError(f"shard {shard} of {self.path} is not done", fix="Type `stjepa cache build` to go on.") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -203,9 +203,11 @@ class LatentStore:
         expected = [(clip.id, view) for clip, view in map(self.clip_of, self.rows_of(shard))]
         columns = {column.name for column in self.header.columns}
         if mark.shard != shard or [(row.id, row.view) for row in mark.rows] != expected:
-            raise ForeignMarkError(f"the mark {path} is of another shard", got=f"shard {mark.shard}", fix=fix)
+            raise ForeignManifestError(f"the mark {path} is of another shard", got=f"shard {mark.shard}", fix=fix)
         if mark.cache != self.header.digest:
-            raise ForeignMarkError(f"the mark {path} is of another cache", got=mark.cache[:12], expected=self.header.digest[:12], fix=fix)
+            raise ForeignManifestError(
+                f"the mark {path} is of another cache", got=mark.cache[:12], expected=self.header.digest[:12], fix=fix
+            )
         if any(row.error is None and row.chunks.keys() != columns for row in mark.rows):
             raise CacheError(f"the mark {path} is damaged", got="rows without all of " + ", ".join(sorted(columns)), fix=fix)
         self._marks[shard] = mark

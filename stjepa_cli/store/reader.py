@@ -17,7 +17,7 @@ from stjepa_cli.core.locations import Location, is_local
 from stjepa_cli.store import frames
 from stjepa_cli.store.arrays import has_own_layout, open_array
 from stjepa_cli.store.quantization import decode_int8
-from stjepa_cli.store.records import CacheHeader, Mark
+from stjepa_cli.store.records import CacheHeader, ShardManifest
 from stjepa_cli.store.shard_format import FOREIGN, Bytes, Chunk, Latents, checksum, read_chunk
 
 THREADS = 8
@@ -31,7 +31,7 @@ class Place:
     row: int
     shard: int
     number: int
-    mark: Mark
+    mark: ShardManifest
 
     def chunk(self, column: str) -> Chunk:
         """What is stored of it."""

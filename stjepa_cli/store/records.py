@@ -153,7 +153,7 @@ class RowRecord:
 
 
 @dataclass(frozen=True)
-class Mark:
+class ShardManifest:
     """What says that a shard is whole: the cache that it is of, and its rows.
 
     Attributes:
@@ -187,14 +187,14 @@ class Mark:
         return json.dumps({"cache": self.cache, "shard": self.shard, "rows": rows}, separators=(",", ":")).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> Mark:
+    def from_json(data: bytes) -> ShardManifest:
         """A mark read back.
 
         Raises:
             ValueError, KeyError, TypeError: damaged.
         """
         plain = json.loads(data)
-        return Mark(plain["cache"], int(plain["shard"]), tuple(row_from_json(row) for row in plain["rows"]))
+        return ShardManifest(plain["cache"], int(plain["shard"]), tuple(row_from_json(row) for row in plain["rows"]))
 
 
 def row_to_json(row: RowRecord) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stjepa_cli.core.errors import storage_errors
 from stjepa_cli.core.files import sync
-from stjepa_cli.store.records import Mark, RowRecord, row_from_json, row_to_json
+from stjepa_cli.store.records import RowRecord, ShardManifest, row_from_json, row_to_json
 from stjepa_cli.store.shard_format import CRC_BYTES, Chunk, checksum, sealed
 
 JOURNAL = "journal"
@@ -94,9 +94,9 @@ class ShardWriter:
                 raise
         self._take(done, len(line))
 
-    def finish(self, places: int) -> tuple[Mark, dict[str, Path]]:
+    def finish(self, places: int) -> tuple[ShardManifest, dict[str, Path]]:
         """Add the indexes and sync; returns the mark and the finished file of each column."""
-        mark = Mark(self.cache, self.shard, tuple(self.rows))
+        mark = ShardManifest(self.cache, self.shard, tuple(self.rows))
         with storage_errors(self.folder):
             for name in self.columns:
                 os.ftruncate(self._files[name], self._sizes[name])

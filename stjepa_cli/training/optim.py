@@ -38,7 +38,7 @@ def the_same(name: str) -> float:
     return 1.0
 
 
-class Descent:
+class ScheduledOptimizer:
     """The optimizers of a module's parameters.
 
     AdamW (arXiv 1711.05101) for all of them, or Muon (arXiv 2502.16982) for the matrices inside blocks and AdamW for the

@@ -28,7 +28,7 @@ from stjepa_cli.models.checkpoint import CheckpointHeader, list_checkpoints, new
 from stjepa_cli.models.student import Student, load_group, load_student, num_parameters
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.objectives.base import Objective, build
-from stjepa_cli.training.report_clips import Eyes, Gallery, Predict, gallery_html, portraits
+from stjepa_cli.training.report_clips import ClipPanels, Predict, StudentViewer, gallery_html, portraits
 from stjepa_cli.training.validation import hold_out
 from stjepa_cli.viz import curves, html
 
@@ -223,21 +223,23 @@ def _places(run: Path, checkpoint: Path, header: CheckpointHeader) -> Iterator[s
 # ------------------------------------------------------------------------------------------------------------- clips
 
 
-def _gallery(checkpoint: Path, header: CheckpointHeader, cache: Location, data_root: Location, count: int, progress: Progress) -> Gallery:
+def _gallery(
+    checkpoint: Path, header: CheckpointHeader, cache: Location, data_root: Location, count: int, progress: Progress
+) -> ClipPanels:
     """Pictures of some clips; whatever is in the way of them is a sentence, since the curves are worth having without."""
     if not count:
-        return Gallery()
+        return ClipPanels()
     try:
         store = LatentStore.open(cache)
         if store.header.digest != header.cache_digest:
             what = f"the cache {cache} is not the one of this run"
             raise CacheError(what, got=store.header.digest[:12], expected=header.cache_digest[:12])
         student, _ = load_student(checkpoint, CPU)
-        eyes = Eyes(student, _predict(load_objective(checkpoint, header)), header.run.mask_ratio, header.run.seed)
+        eyes = StudentViewer(student, _predict(load_objective(checkpoint, header)), header.run.mask_ratio, header.run.seed)
         among, held_out = _candidates(store, header.run.val_share)
         return replace(portraits(store, among, data_root, eyes, count, progress), held_out=held_out)
     except (StjepaError, VideoError) as error:
-        return Gallery(left_out=(f"No clips are shown: {error}",))
+        return ClipPanels(left_out=(f"No clips are shown: {error}",))
 
 
 def _candidates(store: LatentStore, val_share: float) -> tuple[list[int], bool]:

@@ -35,7 +35,7 @@ SAMPLE_ROWS = 64  # of the cache, for the constant answer
 
 
 @dataclass(frozen=True)
-class Portrait:
+class ClipPanel:
     """One clip.
 
     Attributes:
@@ -60,7 +60,7 @@ class Portrait:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class ClipPanels:
     """Clips side by side.
 
     Attributes:
@@ -71,7 +71,7 @@ class Gallery:
         constant: mean cosine of the constant answer over a sample of the whole cache; it differs much between single clips.
     """
 
-    shown: tuple[Portrait, ...] = ()
+    shown: tuple[ClipPanel, ...] = ()
     left_out: tuple[str, ...] = ()
     explained: float = 0.0
     held_out: bool = False
@@ -84,7 +84,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Eyes:
+class StudentViewer:
     """What looks at the clips.
 
     Attributes:
@@ -102,8 +102,8 @@ class Eyes:
 
 @torch.inference_mode()
 def portraits(
-    store: LatentStore, among: Sequence[int], data_root: Location, eyes: Eyes, count: int, progress: Progress = SILENT
-) -> Gallery:
+    store: LatentStore, among: Sequence[int], data_root: Location, eyes: StudentViewer, count: int, progress: Progress = SILENT
+) -> ClipPanels:
     """Portraits of some rows of a cache.
 
     Args:
@@ -119,14 +119,14 @@ def portraits(
     """
     clips, faults = _load(store, _sample(among, count, eyes.seed), data_root, progress)
     if not clips:
-        return Gallery(left_out=(f"No clips are shown: {faults[0] if faults else 'the cache holds no latents yet'}",))
+        return ClipPanels(left_out=(f"No clips are shown: {faults[0] if faults else 'the cache holds no latents yet'}",))
     colours, explained = feature_maps.component_colours(torch.cat([eyes.student(clip.unsqueeze(0)) for clip in clips.values()]))
     sample = torch.from_numpy(store.read(_sample(store.usable_rows(), SAMPLE_ROWS, eyes.seed)))
     answer = feature_maps.mean_answer(sample)
     constant = float(torch.stack([feature_maps.constant_cosines(latents, answer).mean() for latents in sample]).mean())
     found = []
     for (row, clip), features in zip(clips.items(), colours, strict=True):
-        portrait = Portrait(store.record(row).name, clip[:: eyes.student.spec.tubelet], features)
+        portrait = ClipPanel(store.record(row).name, clip[:: eyes.student.spec.tubelet], features)
         if eyes.predict is not None:
             generator = torch.Generator().manual_seed(eyes.seed * 1_000_003 + row)
             mask = feature_maps.covering_masks(eyes.student.grid, eyes.mask_ratio, generator)
@@ -134,7 +134,7 @@ def portraits(
             portrait = replace(portrait, **_judged(predicted, torch.from_numpy(store.read([row])[0]), mask, answer))
         found.append(portrait)
     missing = f"{len(faults)} of the {len(faults) + len(clips)} chosen clips are left out: {faults[0]}" if faults else ""
-    return Gallery(tuple(found), (missing,) if missing else (), explained, constant=constant)
+    return ClipPanels(tuple(found), (missing,) if missing else (), explained, constant=constant)
 
 
 def _load(store: LatentStore, rows: Sequence[int], data_root: Location, progress: Progress) -> tuple[dict[int, Tensor], list[str]]:
@@ -151,7 +151,7 @@ def _load(store: LatentStore, rows: Sequence[int], data_root: Location, progress
     return clips, faults
 
 
-def gallery_html(gallery: Gallery, spec: ClipSpec, run: RunConfig) -> Iterator[str]:
+def gallery_html(gallery: ClipPanels, spec: ClipSpec, run: RunConfig) -> Iterator[str]:
     """A gallery as parts of a page, with words on how to read it."""
     yield html.heading("What the student makes of some clips")
     for sentence in gallery.left_out:
@@ -174,7 +174,7 @@ def gallery_html(gallery: Gallery, spec: ClipSpec, run: RunConfig) -> Iterator[s
         yield html.scrolling(strips(portrait, spec))
 
 
-def _told_cosines(gallery: Gallery, run: RunConfig) -> Iterator[str]:
+def _told_cosines(gallery: ClipPanels, run: RunConfig) -> Iterator[str]:
     """What the maps of cosines show, and their means beside those of answers that need no prediction."""
     if gallery.mean("cosine") is None:
         yield html.paragraph(f"The objective {run.objective} has no predictor that could be asked for hidden tokens.")
@@ -197,7 +197,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def strips(portrait: Portrait, spec: ClipSpec) -> list[str]:
+def strips(portrait: ClipPanel, spec: ClipSpec) -> list[str]:
     """A portrait as rows of pictures, HTML."""
     steps = evenly(range(spec.grid.t), MAX_STEPS)
     name = portrait.name
@@ -236,7 +236,7 @@ def _sized(frame: Tensor, kind: str) -> Tensor:
 
 
 def _judged(predicted: Tensor, latents: Tensor, mask: Mask, answer: Tensor) -> dict[str, Any]:
-    """What `Portrait` says of predictions (B, M, E)."""
+    """What `ClipPanel` says of predictions (B, M, E)."""
     cosines = feature_maps.token_cosines(predicted, latents, mask)
     hidden = torch.zeros(len(latents), dtype=torch.bool).index_fill_(0, mask.predict[0], True)
     constant, own = (float(feature_maps.constant_cosines(latents, one).mean()) for one in (answer, feature_maps.mean_answer(latents)))

@@ -28,7 +28,7 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for key, peak in _PEAKS.items() if key in name), None)
 
 
-class Meter:
+class ThroughputMeter:
     """Rates since they were last read.
 
     Args:

@@ -25,9 +25,9 @@ from stjepa_cli.models.student import load_group
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.distributed import World
 from stjepa_cli.training.objectives.base import Loss, Objective
-from stjepa_cli.training.optim import Descent, MovingAverage
+from stjepa_cli.training.optim import MovingAverage, ScheduledOptimizer
 from stjepa_cli.training.run_folder import Metrics, prune
-from stjepa_cli.training.throughput import MOST_WAIT, Meter
+from stjepa_cli.training.throughput import MOST_WAIT, ThroughputMeter
 from stjepa_cli.training.validation import Clips, alarm, validate
 
 MAX_NAMED = 8
@@ -61,7 +61,7 @@ class Trainer:
     def __post_init__(self) -> None:
         run = self.run
         self.share = self.world.share(self.batch_size, run.accumulate)
-        self.descent = Descent(self.objective, run.optimizer, self.batch_size)
+        self.descent = ScheduledOptimizer(self.objective, run.optimizer, self.batch_size)
         self.average = MovingAverage(self.objective.student, run.ema) if run.ema else None
         self.objective.student.recompute = run.recompute
         self.feed = ClipFeed(
@@ -72,7 +72,7 @@ class Trainer:
             pinned=self.world.device.type == "cuda",
         )
         passes = 4 if run.recompute else 3  # forward, and twice that backward
-        self.meter = Meter(passes * self.objective.flops(), self.world.device, self.world.size)
+        self.meter = ThroughputMeter(passes * self.objective.flops(), self.world.device, self.world.size)
         self._waiting: list[dict[str, Tensor | float]] = []
         self._saved_at = time.monotonic()
         self._warned = False

@@ -70,7 +70,7 @@ try:
     from stjepa_cli.training.distributed import World
     from stjepa_cli.training.objectives.base import Loss
     from stjepa_cli.training.objectives.latent import LatentObjective
-    from stjepa_cli.training.optim import Descent, MovingAverage
+    from stjepa_cli.training.optim import MovingAverage, ScheduledOptimizer
     from stjepa_cli.training.run_folder import Metrics
     from stjepa_cli.training.throughput import peak_flops
     from stjepa_cli.training.trainer import Trainer
@@ -338,7 +338,7 @@ class Steps:
         self.objective = LatentObjective(Student(student, spec, generator), run, DIM, generator).to(batch.clips.device).train()
         self.objective.student.recompute = recompute
         self.average = MovingAverage(self.objective.student, run.ema)
-        self.descent = Descent(self.objective, run.optimizer, run.batch_size)
+        self.descent = ScheduledOptimizer(self.objective, run.optimizer, run.batch_size)
         for block in self._blocks() if compiled else ():
             block.compile()
 
@@ -500,7 +500,7 @@ def estimated_peak(batch_size: int, *, recompute: bool) -> int:
                 if tensor is not None:
                     tensors[name] = mode.from_tensor(tensor)  # type: ignore[assignment]
                     live.add(tensors[name])
-    steps.descent = Descent(steps.objective, steps.objective.run.optimizer, batch_size)
+    steps.descent = ScheduledOptimizer(steps.objective, steps.objective.run.optimizer, batch_size)
     with mode, live, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         shape = (batch_size, spec.num_frames, 3, spec.size_px, spec.size_px)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stjepa_cli.cache.build import build
-from stjepa_cli.cache.dry_run import forecast
+from stjepa_cli.cache.dry_run import dry_run
 from stjepa_cli.cache.engines.base import BuildRequest
 from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.types import ClipSpec
@@ -25,31 +25,31 @@ def request_(tiny_ssv2: Path, tmp_path: Path) -> BuildRequest:
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_the_size_is_what_a_build_then_takes(request_: BuildRequest, dtype: str) -> None:
     request_ = replace(request_, dtype=dtype)
-    planned = forecast(request_, sample=4)
+    planned = dry_run(request_, sample=4)
     assert not Path(str(request_.cache)).exists()
     built = build(request_)
     assert (planned.clips, planned.rows, planned.bytes, planned.shards) == (12, 24, built.bytes, built.shards)
     assert (planned.latents, planned.written, planned.skipped) == (built.latents, 0, 0)
-    assert forecast(request_, sample=0).skipped == 24
+    assert dry_run(request_, sample=0).skipped == 24
 
 
 def test_frames_are_counted_by_those_of_the_sample(request_: BuildRequest) -> None:
     request_ = replace(request_, frames=True)
-    planned = forecast(request_, sample=12)
+    planned = dry_run(request_, sample=12)
     assert planned.bytes == pytest.approx(build(request_).bytes, rel=0.1)
 
 
 def test_the_rate_is_measured_and_the_time_follows_from_it(request_: BuildRequest) -> None:
-    found = forecast(request_, sample=6)
+    found = dry_run(request_, sample=6)
     assert (found.sampled, found.sample_failed, found.measured) == (6, 0, "decoding and teacher")
     assert found.clips_per_second is not None
     assert found.seconds == pytest.approx(24 / found.clips_per_second, abs=0.06)
-    nothing = forecast(request_, sample=0)
+    nothing = dry_run(request_, sample=0)
     assert (nothing.sampled, nothing.clips_per_second, nothing.seconds) == (0, None, None)
 
 
 def test_a_teacher_that_is_not_at_hand_leaves_the_time_of_decoding(request_: BuildRequest) -> None:
-    found = forecast(replace(request_, teacher="MCG-NJU/videomae-huge-finetuned-kinetics", clip=None, limit=2, latent_dim=384), sample=2)
+    found = dry_run(replace(request_, teacher="MCG-NJU/videomae-huge-finetuned-kinetics", clip=None, limit=2, latent_dim=384), sample=2)
     assert found.measured == "decoding only: the teacher is not at hand"
     assert (found.latents, found.clips_per_second is not None) == ((1568, 384), True)
 
@@ -57,11 +57,11 @@ def test_a_teacher_that_is_not_at_hand_leaves_the_time_of_decoding(request_: Bui
 def test_videos_that_fail_are_counted(request_: BuildRequest, tmp_path: Path) -> None:
     root = write_tiny_ssv2(tmp_path / "ssv2", train=4, validation=1, test=1)
     write_empty(root / "20bn-something-something-v2" / "2.webm")
-    assert forecast(replace(request_, data_root=root), sample=4).sample_failed == 1
+    assert dry_run(replace(request_, data_root=root), sample=4).sample_failed == 1
 
 
 def test_another_cache_in_its_place_is_told(request_: BuildRequest) -> None:
     build(replace(request_, limit=3))
     with pytest.raises(CacheError, match="its number of rows differs: got 6, expected 24"):
-        forecast(request_, sample=0)
-    assert forecast(replace(request_, overwrite=True), sample=0).skipped == 0
+        dry_run(request_, sample=0)
+    assert dry_run(replace(request_, overwrite=True), sample=0).skipped == 0

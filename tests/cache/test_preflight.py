@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stjepa_cli.cache import preflight
-from stjepa_cli.cache.preflight import Check, Readiness, check_readiness
+from stjepa_cli.cache import preflight as preflight_module
+from stjepa_cli.cache.preflight import Check, PreflightReport, preflight
 from stjepa_cli.core.locations import Location
 from stjepa_cli.data.datasets.base import open_dataset
 from tests.media import truncate, upload, write_audio_only, write_empty
@@ -23,15 +23,15 @@ def ssv2(tiny_ssv2: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_ssv2, tmp_path / "ssv2"))
 
 
-def check(ssv2: Path, ucf101: Path, *, cache: Path | None = None, teacher: str = "hog", deep: bool = False) -> Readiness:
-    return check_readiness(ssv2, ucf101, cache or ssv2 / "cache", teacher, deep=deep)
+def check(ssv2: Path, ucf101: Path, *, cache: Path | None = None, teacher: str = "hog", deep: bool = False) -> PreflightReport:
+    return preflight(ssv2, ucf101, cache or ssv2 / "cache", teacher, deep=deep)
 
 
 def webm(ssv2: Path, video: int) -> Path:
     return ssv2 / "20bn-something-something-v2" / f"{video}.webm"
 
 
-def by_name(ready: Readiness) -> dict[str, Check]:
+def by_name(ready: PreflightReport) -> dict[str, Check]:
     assert tuple(item.name for item in ready.checks) == NAMES
     assert ready.ok == all(item.ok for item in ready.checks)
     for item in ready.checks:
@@ -56,7 +56,7 @@ def test_data_sets_and_cache_may_be_urls(ssv2: Path, tiny_ucf101: Path, bucket: 
     truncate(webm(ssv2, 11))
     write_empty(webm(ssv2, 8))
     (bucket / "cache" / "shards" / "0").write_bytes(bytes(200_000))
-    ready = check_readiness(upload(ssv2, bucket / "ssv2"), upload(tiny_ucf101, bucket / "ucf101"), bucket / "cache", "hog", deep=True)
+    ready = preflight(upload(ssv2, bucket / "ssv2"), upload(tiny_ucf101, bucket / "ucf101"), bucket / "cache", "hog", deep=True)
     found = by_name(ready)
     assert "train: 12 listed, 11 present, 1 empty (8.webm); validation: 4 listed, 4 present" in found["ssv2"].detail
     assert f"{bucket}/ssv2/20bn-something-something-v2/11.webm: it is cut short" in found["ssv2-decode"].detail
@@ -153,14 +153,14 @@ def test_a_teacher_that_is_not_at_hand_is_not_fetched(tiny_ssv2: Path, tiny_ucf1
 
 def test_no_gpu_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = preflight._gpu()
+    found = preflight_module._gpu()
     assert found.ok
     assert "CPU" in found.detail
 
 
 @pytest.mark.cuda
 def test_a_gpu_is_named_with_its_memory() -> None:
-    found = preflight._gpu()
+    found = preflight_module._gpu()
     assert found.ok
     assert torch.cuda.get_device_name(0) in found.detail
     assert "GB" in found.detail

@@ -18,7 +18,7 @@ from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress, Task
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import Dataset, VideoItem, open_dataset
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.encoders import feature_store
 from stjepa_cli.encoders.feature_store import HEADER, Extraction, FeatureStore, fingerprint
 from stjepa_cli.encoders.student_encoder import StudentEncoder
@@ -126,7 +126,7 @@ def test_shards_are_written_while_extracting(items: list[VideoItem], tmp_path: P
 
 @pytest.mark.parametrize(
     "options",
-    [{"encoder": Counting(seed=1)}, {"pool": "time"}, {"plan": ClipPlan(2, 1)}],
+    [{"encoder": Counting(seed=1)}, {"pool": "time"}, {"plan": EvalClips(2, 1)}],
     ids=["weights", "pool", "plan"],
 )
 def test_other_weights_pools_and_plans_have_files_of_their_own(items: list[VideoItem], tmp_path: Path, options: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def test_a_teacher_is_told_by_its_weights_and_not_by_its_name() -> None:
 
 
 def test_clips_are_kept_and_their_mean_is_the_feature(items: list[VideoItem], tmp_path: Path) -> None:
-    kept = store(tmp_path / "f", plan=ClipPlan(2, 3))
+    kept = store(tmp_path / "f", plan=EvalClips(2, 3))
     found, _ = kept.take(items[:2])
     assert found.clips is not None
     assert found.clips.shape == (2, 6, 32)
@@ -155,9 +155,9 @@ def test_clips_are_kept_and_their_mean_is_the_feature(items: list[VideoItem], tm
 def test_tokens_that_are_too_many_for_memory_are_the_same_from_a_file(
     items: list[VideoItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = store(None, pool="tokens", plan=ClipPlan(2, 1)).take(items)[0].tokens
+    expected = store(None, pool="tokens", plan=EvalClips(2, 1)).take(items)[0].tokens
     monkeypatch.setattr(feature_store, "IN_MEMORY_BYTES", 0)
-    kept = store(tmp_path / "f", pool="tokens", plan=ClipPlan(2, 1))
+    kept = store(tmp_path / "f", pool="tokens", plan=EvalClips(2, 1))
     found = kept.take(items)[0].tokens
     assert found is not None
     assert expected is not None

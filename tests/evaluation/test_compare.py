@@ -22,9 +22,9 @@ from stjepa_cli.data.datasets.base import Dataset, open_dataset
 from stjepa_cli.encoders.base import Encoder
 from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
 from stjepa_cli.encoders.pixel_encoder import PixelEncoder
-from stjepa_cli.encoders.resolve import open_contender
+from stjepa_cli.encoders.resolve import open_encoder
 from stjepa_cli.encoders.student_encoder import StudentEncoder
-from stjepa_cli.evaluation.compare import Entry, Open, Rules, Scoreboard, bootstrap, contest
+from stjepa_cli.evaluation.compare import Comparison, ComparisonRow, ComparisonSettings, Open, bootstrap, compare_encoders
 from stjepa_cli.models.student import Student
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def tiny(_: ClipSpec | None) -> Encoder:
 
 
 def named(name: str) -> Callable[[ClipSpec | None], Encoder]:
-    return lambda clip: open_contender(name, device=CPU, run=Path("nowhere"), clip=clip)
+    return lambda clip: open_encoder(name, device=CPU, run=Path("nowhere"), clip=clip)
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +49,29 @@ def store(encoder: Encoder, folder: Path | None = None) -> FeatureStore:
     return FeatureStore(encoder, "ucf101", Extraction(folder=folder), device=CPU)
 
 
-def scored(encoders: list[Open], dataset: Dataset, folder: Path | None = None, **rules: Any) -> Scoreboard:
-    return Scoreboard(tuple(contest(encoders, Rules(dataset, **rules), partial(store, folder=folder))), "stjepa infer")
+def scored(encoders: list[Open], dataset: Dataset, folder: Path | None = None, **rules: Any) -> Comparison:
+    return Comparison(
+        tuple(compare_encoders(encoders, ComparisonSettings(dataset, **rules), partial(store, folder=folder))), "stjepa infer"
+    )
 
 
 @pytest.fixture(scope="module")
-def board(dataset: Dataset) -> Scoreboard:
+def board(dataset: Dataset) -> Comparison:
     return scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
 
 
-def test_encoders_stand_in_the_order_in_which_they_were_named(board: Scoreboard) -> None:
+def test_encoders_stand_in_the_order_in_which_they_were_named(board: Comparison) -> None:
     found = board.to_json()
     assert [entry["checkpoint"] for entry in found["entries"]] == ["tiny", "hog", "pixels"]
     assert (found["dataset"], found["split"], found["command"], found["resamples"]) == ("ucf101", 1, "stjepa infer", 1000)
     assert json.loads(json.dumps(found)) == found
 
 
-def test_baselines_take_the_clips_of_the_first(board: Scoreboard) -> None:
+def test_baselines_take_the_clips_of_the_first(board: Comparison) -> None:
     assert {entry.results[0].clips for entry in board.entries} == {"4x1x1"}
 
 
-def test_every_line_carries_what_it_was_made_from(board: Scoreboard) -> None:
+def test_every_line_carries_what_it_was_made_from(board: Comparison) -> None:
     digests = [entry.results[0].digests for entry in board.entries]
     assert len({found["encoder"] for found in digests}) == len({found["features"] for found in digests}) == 3
     assert len({found["lists"] for found in digests}) == 1
@@ -102,7 +104,7 @@ def test_one_encoder_on_one_split_keeps_the_shape_of_an_evaluation(dataset: Data
     assert found["split"] == 2
 
 
-def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Scoreboard) -> None:
+def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Comparison) -> None:
     again = scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
     for entry, other in zip(board.entries, again.entries, strict=True):
         assert (entry.figures(), entry.intervals) == (other.figures(), other.intervals)
@@ -141,9 +143,9 @@ def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset
         return made
 
     for others, error in ((["hog", "pixels"], ConfigError), (["./no/such/folder"], TeacherError)):
-        rules = Rules(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
+        rules = ComparisonSettings(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
         with pytest.raises(error):
-            list(contest([tiny, *map(named, others)], rules, watched))
+            list(compare_encoders([tiny, *map(named, others)], rules, watched))
     assert [len(made) for made in seen] == [0] * len(seen)
 
 
@@ -157,13 +159,13 @@ def test_only_one_encoder_is_in_memory(dataset: Dataset) -> None:
         alive.append(weakref.ref(encoder))
         return encoder
 
-    assert len(list(contest([opener, opener], Rules(dataset, protocols=("knn",)), store))) == 2
+    assert len(list(compare_encoders([opener, opener], ComparisonSettings(dataset, protocols=("knn",)), store))) == 2
 
 
-def test_a_figure_that_a_split_lacks_has_no_mean(board: Scoreboard) -> None:
+def test_a_figure_that_a_split_lacks_has_no_mean(board: Comparison) -> None:
     (first,) = board.entries[0].results
     fewer = replace(first.probes["knn"], figures={"top1": 0.5})
-    entry = Entry((first, replace(first, probes=first.probes | {"knn": fewer})), {})
+    entry = ComparisonRow((first, replace(first, probes=first.probes | {"knn": fewer})), {})
     assert "knn" in entry.figures()
     assert list(entry.figures()["knn"]) == list(entry.deviations()["knn"]) == ["top1"]
 

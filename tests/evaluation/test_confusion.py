@@ -6,7 +6,7 @@ import torch
 
 from stjepa_cli.data.sampling import evenly
 from stjepa_cli.evaluation.confusion import (
-    ClassTally,
+    ClassStats,
     Confusion,
     Mistake,
     best,
@@ -30,10 +30,10 @@ def test_classes_have_videos_hits_and_their_commonest_mistake() -> None:
     counts = torch.tensor([[3, 1, 1, 0], [0, 0, 1, 4], [0, 0, 2, 0], [0, 0, 0, 0]])
     tallies = by_class(counts)
     assert tallies == (
-        ClassTally(0, 5, 3, 1, 1),  # taken for 1 and for 2 as often: the lower number
-        ClassTally(1, 5, 0, 3, 4),
-        ClassTally(2, 2, 2, None, 0),
-        ClassTally(3, 0, 0, None, 0),
+        ClassStats(0, 5, 3, 1, 1),  # taken for 1 and for 2 as often: the lower number
+        ClassStats(1, 5, 0, 3, 4),
+        ClassStats(2, 2, 2, None, 0),
+        ClassStats(3, 0, 0, None, 0),
     )
     assert [tally.accuracy for tally in tallies] == [0.6, 0.0, 1.0, None]
 

@@ -17,7 +17,7 @@ from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import ConfigError, DatasetError, StjepaError
 from stjepa_cli.core.types import ClipSpec, TokenGrid
 from stjepa_cli.data.datasets.base import Dataset, VideoItem, open_dataset
-from stjepa_cli.data.eval_clips import ONE_CLIP, ClipPlan
+from stjepa_cli.data.eval_clips import ONE_CLIP, EvalClips
 from stjepa_cli.data.video import read_clip, read_clips
 from stjepa_cli.encoders.base import encode_videos, pooled
 from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
@@ -133,8 +133,8 @@ class TestEvaluate:
         assert "v_ApplyEyeMakeup_g02_c01" not in result.evidence.train.ids
 
     def test_scores_of_clips_are_averaged_and_a_single_clip_changes_nothing(self, dataset: Dataset, result: EvaluationResult) -> None:
-        one = evaluate(tiny_encoder(), dataset, Extraction(plan=ClipPlan(1, 1)), device=CPU)
-        store = FeatureStore(tiny_encoder(), dataset.name, Extraction(plan=ClipPlan(3, 1)), device=CPU)
+        one = evaluate(tiny_encoder(), dataset, Extraction(plan=EvalClips(1, 1)), device=CPU)
+        store = FeatureStore(tiny_encoder(), dataset.name, Extraction(plan=EvalClips(3, 1)), device=CPU)
         many = score(store, dataset)
         assert (one.clips, many.clips, many.sampling) == ("4x1x1", "4x3x1", "uniform")
         assert one.digests == result.digests
@@ -155,7 +155,7 @@ class TestEvaluate:
             ({"protocols": ["attentive1"]}, "attentive1 takes single tokens: got pool mean, expected tokens"),
             ({"extraction": {"pool": "max"}}, "unknown pool: got 'max', expected one of mean, time"),
             ({"extraction": {"batch_size": 0}}, "must be at least 1"),
-            ({"extraction": {"plan": ClipPlan(sampling="random")}}, "unknown sampling: got 'random'"),
+            ({"extraction": {"plan": EvalClips(sampling="random")}}, "unknown sampling: got 'random'"),
             ({"split": 4}, "unknown split"),
             ({"limit": 0}, "limit must be at least 1"),
         ],
@@ -192,7 +192,7 @@ class TestLeaks:
 
 
 class TestEncodeVideos:
-    def features(self, items: Sequence[VideoItem], plan: ClipPlan = ONE_CLIP, **options: Any) -> Tensor:
+    def features(self, items: Sequence[VideoItem], plan: EvalClips = ONE_CLIP, **options: Any) -> Tensor:
         found = list(encode_videos(tiny_encoder(), items, plan, device=CPU, **options))
         assert [item for item, _ in found] == list(items)
         return torch.stack([row for _, row in found if isinstance(row, Tensor)])
@@ -207,7 +207,7 @@ class TestEncodeVideos:
         assert torch.allclose(self.features(items[::-1], batch_size=1, workers=1).flip(0), alone, atol=1e-5)
 
     def test_each_clip_of_a_plan_is_a_row_whatever_the_batch(self, dataset: Dataset) -> None:
-        items, plan = dataset.videos("test1"), ClipPlan(2, 3)
+        items, plan = dataset.videos("test1"), EvalClips(2, 3)
         found = self.features(items, plan, batch_size=4)
         with torch.inference_mode():
             alone = torch.stack([tiny_encoder().encode(read_clips(item.path, SPEC, plan)).mean(dim=1) for item in items])
@@ -220,11 +220,11 @@ class TestEncodeVideos:
         assert torch.allclose(time.view(3, 1, 2, 32).mean(dim=2), mean, atol=1e-6)
 
     def test_tokens_are_kept_whole_and_clips_stand_side_by_side(self, dataset: Dataset) -> None:
-        store = FeatureStore(tiny_encoder(), "ucf101", Extraction("tokens", ClipPlan(2, 1)), device=CPU)
+        store = FeatureStore(tiny_encoder(), "ucf101", Extraction("tokens", EvalClips(2, 1)), device=CPU)
         found, _ = store.take(dataset.videos("test1"))
         assert found.tokens is not None
         assert (found.tokens.shape, found.tokens.dtype) == ((3, 2 * SPEC.grid.num_tokens, 32), torch.float16)
-        means = FeatureStore(tiny_encoder(), "ucf101", Extraction(plan=ClipPlan(2, 1)), device=CPU).take(dataset.videos("test1"))[0].values
+        means = FeatureStore(tiny_encoder(), "ucf101", Extraction(plan=EvalClips(2, 1)), device=CPU).take(dataset.videos("test1"))[0].values
         assert torch.allclose(found.values, means, atol=1e-3)
 
     def test_blocks_are_counted_from_either_end_and_the_last_is_the_student(self, dataset: Dataset) -> None:

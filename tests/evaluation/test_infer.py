@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from stjepa_cli.core.errors import ConfigError, StjepaError
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.encoders.feature_store import Extraction
 from stjepa_cli.evaluation.evaluate import EvaluationResult
-from stjepa_cli.evaluation.infer import Filing, ScoreRequest, score_all
+from stjepa_cli.evaluation.infer import ReportFolders, ScoreRequest, score_all
 from stjepa_cli.evaluation.predict import predict
 
 CPU = torch.device("cpu")
@@ -48,15 +48,15 @@ def made(checkpoint: str, digest: str) -> EvaluationResult:
 
 def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
     results = [made("a/step8.safetensors", "1" * 64), made("b/step8.safetensors", "2" * 64), made("hog", "3" * 64)]
-    filing = Filing(tmp_path, alone=False)
+    filing = ReportFolders(tmp_path, alone=False)
     assert [filing.folder(result).name for result in results] == [
         "ucf101_split1_step8",
         "ucf101_split1_step8_22222222",
         "ucf101_split1_hog",
     ]
-    beside = Filing(None, alone=False)
+    beside = ReportFolders(None, alone=False)
     assert [beside.folder(result).parent for result in results] == [Path("a/reports"), Path("b/reports"), Path("checkpoints/reports")]
-    assert Filing(tmp_path, alone=True).folder(results[0]) == tmp_path
+    assert ReportFolders(tmp_path, alone=True).folder(results[0]) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
         ({"protocols": ("knn",)}, "no protocol has a head to save: got knn"),
         ({"split": "validation"}, "unknown split"),
         ({"settings": {"finetune": None}}, "settings of a protocol that does not run: got finetune. Type `--protocol finetune`"),
-        ({"extraction": Extraction(plan=ClipPlan(stride=2))}, "a stride is for dense sampling: got stride 2. Type `--sampling dense`"),
+        ({"extraction": Extraction(plan=EvalClips(stride=2))}, "a stride is for dense sampling: got stride 2. Type `--sampling dense`"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(request_: ScoreRequest, change: dict[str, object], message: str) -> None:

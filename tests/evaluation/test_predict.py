@@ -13,11 +13,11 @@ from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import Dataset, open_dataset
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.data.video import Video
 from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
 from stjepa_cli.encoders.heads import load_head, read_card, save_head
-from stjepa_cli.encoders.resolve import open_contender
+from stjepa_cli.encoders.resolve import open_encoder
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.evaluation.evaluate import EvaluationResult, score
 from stjepa_cli.evaluation.predict import Prediction, check_heads, newest_head, predict, save_heads
@@ -26,7 +26,7 @@ from tests.media import ffmpeg, moving_square, truncate, turn_upright, write_vid
 
 CPU = torch.device("cpu")
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
-PLAN = ClipPlan(2, 3, sampling="dense", stride=2)
+PLAN = EvalClips(2, 3, sampling="dense", stride=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def dataset(tiny_ucf101: Path) -> Dataset:
 
 def scored(dataset: Dataset, **extraction: object) -> EvaluationResult:
     """A linear head on a built-in teacher."""
-    hog = open_contender("hog", device=CPU, run=Path("none"), clip=SPEC)
+    hog = open_encoder("hog", device=CPU, run=Path("none"), clip=SPEC)
     store = FeatureStore(hog, dataset.name, Extraction(**extraction), device=CPU)  # type: ignore[arg-type]
     return score(store, dataset, protocols=["knn", "linear"] if store.pool != "tokens" else ["attentive1", "linear"])
 

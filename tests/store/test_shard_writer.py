@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stjepa_cli.core.errors import StjepaError
-from stjepa_cli.store.records import Mark, RowRecord
+from stjepa_cli.store.records import RowRecord, ShardManifest
 from stjepa_cli.store.shard_format import CRC_BYTES, checksum, sealed
 from stjepa_cli.store.shard_writer import JOURNAL, NewRow, ShardWriter
 
@@ -78,7 +78,7 @@ def assert_goes_on(writer: ShardWriter, whole: dict[str, bytes], at_least: int =
     kept = len(writer.rows)
     assert kept >= at_least
     assert kept % 2 == 0 or kept == len(ROWS)
-    expected = Mark.from_json(whole["mark"]).rows
+    expected = ShardManifest.from_json(whole["mark"]).rows
     assert writer.rows == list(expected[:kept])
     assert finished(writer) == whole
 
@@ -89,8 +89,8 @@ def assert_goes_on(writer: ShardWriter, whole: dict[str, bytes], at_least: int =
 def test_a_shard_is_chunks_checksums_and_an_index(whole: dict[str, bytes]) -> None:
     for name in COLUMNS:
         chunks = b"".join(sealed(row.data[name]) for row in ROWS if name in row.data)
-        assert whole[name] == chunks + Mark.from_json(whole["mark"]).index(name, PLACES)
-    rows = Mark.from_json(whole["mark"]).rows
+        assert whole[name] == chunks + ShardManifest.from_json(whole["mark"]).index(name, PLACES)
+    rows = ShardManifest.from_json(whole["mark"]).rows
     assert [row.id for row in rows] == [row.record.id for row in ROWS]
     assert (rows[FAILED].error, rows[FAILED].chunks) == ("the file is empty", {})
     assert rows[2].chunks["frames"] == (len(ROWS[2].data["frames"]), checksum(ROWS[2].data["frames"]))

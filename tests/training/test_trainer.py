@@ -332,9 +332,9 @@ def test_a_clip_that_makes_the_loss_infinite_is_named_and_the_state_is_saved(tmp
 
 
 def test_waiting_for_clips_is_told_once_with_what_to_do(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stjepa_cli.training.throughput import Meter
+    from stjepa_cli.training.throughput import ThroughputMeter
 
-    monkeypatch.setattr(Meter, "mean_wait", 0.4)
+    monkeypatch.setattr(ThroughputMeter, "mean_wait", 0.4)
     notes = Notes()
     pretrain(run, progress=notes)
     assert [note for note in notes.notes if "waited for clips 40% of the time: raise --workers" in note] != []

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from stjepa_cli.cache.shard_builder import OnBatch, ShardBuilder, Tally
+from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch, ShardBuilder
 from stjepa_cli.core import plugins
 from stjepa_cli.core.config import DEFAULT_TEACHER, LATENT_DIM
 from stjepa_cli.core.devices import pick_device
@@ -148,7 +148,7 @@ class Engine(ABC):
     """Fills shards. A module of this folder exposes its class as `plugin`."""
 
     @abstractmethod
-    def run(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> Tally:
+    def run(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> BuildCounts:
         """Fill shards and return what was done.
 
         Args:

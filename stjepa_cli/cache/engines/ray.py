@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stjepa_cli.cache.engines.base import BuildRequest, Engine, Job
-from stjepa_cli.cache.shard_builder import OnBatch, Tally
+from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch
 from stjepa_cli.core.errors import CacheError, ConfigError, NotReadyError, StjepaError
 from stjepa_cli.core.locations import absolute
 from stjepa_cli.store.latent_store import LatentStore
@@ -51,9 +51,9 @@ class Ray(Engine):
         except ImportError as error:
             raise NotReadyError("--engine ray needs Ray, which is not installed", fix="Type `pip install 'stjepa[ray]'`.") from error
 
-    def run(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> Tally:
+    def run(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> BuildCounts:
         if not shards:
-            return Tally()
+            return BuildCounts()
         job.release()
         # Ray tells of lost workers on stdout, which is for results
         with redirect_stdout(sys.stderr), _cluster(job.request.engine_address):
@@ -77,7 +77,7 @@ class Worker:
         """Open the cache, the videos and the teacher; returns who this is."""
         return _said(self._open)
 
-    def fill(self, shard: int) -> Tally | StjepaError:
+    def fill(self, shard: int) -> BuildCounts | StjepaError:
         """Fill one shard."""
         return _said(lambda: self._builder.run([shard], lambda _: None))
 
@@ -118,13 +118,13 @@ class _Crew:
         self.filling: dict[Any, tuple[Any, int]] = {}
         self.idle: list[Any] = []
 
-    def run(self) -> Tally:
+    def run(self) -> BuildCounts:
         """Fill all shards.
 
         Raises:
             StjepaError: what a worker says, or that a shard has cost several workers.
         """
-        total = Tally()
+        total = BuildCounts()
         self.request, self.needs, count = _share(self.job.request, _machines())
         try:
             for _ in range(min(count, len(self.todo))):
@@ -150,7 +150,7 @@ class _Crew:
     def _hand_out(self, worker: Any, shard: int) -> None:
         self.filling[worker.fill.remote(shard)] = worker, shard
 
-    def _next(self) -> Iterator[Tally]:
+    def _next(self) -> Iterator[BuildCounts]:
         """Wait until a worker says something, and see to it; yields the tally of a finished shard."""
         import ray
 
@@ -178,7 +178,7 @@ class _Crew:
         self.names[worker] = said
         self.idle.append(worker)
 
-    def _filled(self, worker: Any, shard: int, said: Any) -> Iterator[Tally]:
+    def _filled(self, worker: Any, shard: int, said: Any) -> Iterator[BuildCounts]:
         if isinstance(said, CacheError) and 0 < self.losses[shard] < ATTEMPTS - 1:
             # network file systems keep the lock of a lost machine for a while, by default 90 s: longer than a writer waits
             self.losses[shard] += 1

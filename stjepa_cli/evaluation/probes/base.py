@@ -22,7 +22,7 @@ from stjepa_cli.encoders.heads import Head
 if TYPE_CHECKING:
     from stjepa_cli.core.types import ClipSpec
     from stjepa_cli.data.datasets.base import VideoItem
-    from stjepa_cli.data.eval_clips import ClipPlan
+    from stjepa_cli.data.eval_clips import EvalClips
     from stjepa_cli.models.student import Student
 
 ROWS_AT_ONCE = 512
@@ -120,7 +120,7 @@ class Sources:
     student: Student
     items: Mapping[str, VideoItem]
     clip: ClipSpec
-    plan: ClipPlan
+    plan: EvalClips
     batch_size: int = 8
     workers: int = 2
     progress: Progress = SILENT
@@ -184,7 +184,7 @@ def pool_for(protocols: Iterable[str]) -> str:
     return "tokens" if {True} & {plugins.load("evaluation.probes", name).takes_tokens for name in protocols} else "mean"
 
 
-def top_k_share(scores: Tensor, labels: Tensor, k: int) -> float:
+def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
     """Share of rows whose label is among the k best classes.
 
     Args:
@@ -211,7 +211,7 @@ def scored_by_clip(logits: Tensor, test: Features, chosen: dict[str, float], hea
     """
     scores = logits.softmax(dim=1).view(len(test), -1, logits.shape[1]).mean(dim=1)
     guesses = logits if len(logits) == len(test) else scores.masked_fill(scores == 0, -torch.inf)  # logits tell more apart
-    return ProbeResult({f"top{k}": top_k_share(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head)
+    return ProbeResult({f"top{k}": top_k_accuracy(guesses, test.labels, k) for k in (1, 5)}, scores, chosen, head)
 
 
 def nearest(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:

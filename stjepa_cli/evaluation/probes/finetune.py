@@ -22,7 +22,7 @@ from torch import Tensor
 from stjepa_cli.core.config import OptimizerConfig
 from stjepa_cli.core.errors import ConfigError, StjepaError, VideoError
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.encoders.base import Decoded, encode_videos
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.heads import Head
@@ -31,7 +31,7 @@ from stjepa_cli.evaluation.probes._finetuning import Classifier, Schedule, batch
 from stjepa_cli.evaluation.probes.base import ProbeResult, Sources, VideoProbe, scored_by_clip
 from stjepa_cli.models.student import Student
 from stjepa_cli.training.augmentation import DropPath, erase, mix, smooth_targets
-from stjepa_cli.training.optim import Descent
+from stjepa_cli.training.optim import ScheduledOptimizer
 
 FINAL_LR = 1e-3
 CLIP_NORM = 1.0
@@ -168,7 +168,7 @@ def fit(
     student = started(sources).to(device)
     model = Classifier(student, int(targets.max()) + 1, torch.Generator().manual_seed(schedule.seed)).to(device).train()
     share = partial(rate_share, student=student, decay=settings.layer_decay)
-    descent, targets = Descent(model, settings.optimizer, schedule.batch_size, share), targets.to(device)
+    descent, targets = ScheduledOptimizer(model, settings.optimizer, schedule.batch_size, share), targets.to(device)
     blocks, feed = [*student.factorized, *student.joint], batches(sources, videos, schedule)
     with DropPath(blocks, settings.drop_path) as paths, closing(feed):
         pass_over = Pass(model, paths, settings, schedule.seed)
@@ -253,7 +253,7 @@ def _logits(sources: Sources, student: Student, head: Head, videos: Sequence[Vid
     """
     encoder, rows = StudentEncoder(student, "the fine-tuned student"), []
 
-    def encoded(items: Sequence[VideoItem], plan: ClipPlan) -> Iterator[Decoded]:
+    def encoded(items: Sequence[VideoItem], plan: EvalClips) -> Iterator[Decoded]:
         return encode_videos(encoder, items, plan, batch_size=sources.batch_size, workers=sources.workers, device=device)
 
     with sources.progress.task("fine-tuned scores", total=len(videos), unit="videos") as task:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.encoders.features import Features
-from stjepa_cli.evaluation.probes.base import ROWS_AT_ONCE, Probe, ProbeResult, highest, nearest, top_k_share
+from stjepa_cli.evaluation.probes.base import ROWS_AT_ONCE, Probe, ProbeResult, highest, nearest, top_k_accuracy
 
 K = 20
 TEMPERATURE = 0.07
@@ -37,8 +37,8 @@ class KnnProbe(Probe):
         scores = votes(K, TEMPERATURE)
         k, temperature, told = choose(train, gallery, num_classes, seed)
         best = votes(k, temperature)
-        figures = {f"top{n}": top_k_share(_guesses(scores), test.labels, n) for n in (1, 5)}
-        figures["top1_chosen"] = top_k_share(_guesses(best), test.labels, 1)
+        figures = {f"top{n}": top_k_accuracy(_guesses(scores), test.labels, n) for n in (1, 5)}
+        figures["top1_chosen"] = top_k_accuracy(_guesses(best), test.labels, 1)
         fixed = {"k": float(min(K, len(train))), "temperature": TEMPERATURE}
         return ProbeResult(figures, scores, {**fixed, "k_chosen": float(k), "temperature_chosen": temperature, **told})
 

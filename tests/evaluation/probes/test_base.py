@@ -13,7 +13,7 @@ from stjepa_cli.core import plugins
 from stjepa_cli.core.errors import ConfigError, StjepaError
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.probes._attention import AttentiveProbeBase, Setting
-from stjepa_cli.evaluation.probes.base import Probe, VideoProbe, build, highest, nearest, top_k_share
+from stjepa_cli.evaluation.probes.base import Probe, VideoProbe, build, highest, nearest, top_k_accuracy
 
 
 def make_features(num_rows: int, *, num_classes: int = 4, dim: int = 6, noise: float = 1.0, side: str = "train", seed: int = 0) -> Features:
@@ -160,14 +160,14 @@ def test_top_k_equals_scikit_learn() -> None:
     scores, labels = torch.rand(50, 7), torch.randint(7, (50,))
     labels[:7] = torch.arange(7)
     for k in (1, 3, 5):
-        assert top_k_share(scores, labels, k) == pytest.approx(top_k_accuracy_score(labels, scores, k=k))
+        assert top_k_accuracy(scores, labels, k) == pytest.approx(top_k_accuracy_score(labels, scores, k=k))
 
 
 def test_top_k_of_no_more_than_k_classes_is_one_and_no_guess_is_no_hit() -> None:
     scores = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    assert top_k_share(scores, torch.tensor([2]), 3) == 1.0
-    assert top_k_share(scores, torch.tensor([1]), 2) == 0.0
-    assert top_k_share(scores, torch.tensor([0]), 2) == 1.0
+    assert top_k_accuracy(scores, torch.tensor([2]), 3) == 1.0
+    assert top_k_accuracy(scores, torch.tensor([1]), 2) == 0.0
+    assert top_k_accuracy(scores, torch.tensor([0]), 2) == 1.0
 
 
 def test_nearest_equals_a_loop_and_breaks_ties_by_row() -> None:

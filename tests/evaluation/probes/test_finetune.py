@@ -14,7 +14,7 @@ from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import ConfigError, StjepaError, VideoError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.data.eval_clips import ClipPlan
+from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.data.video import Clip, read_clip, read_clips
 from stjepa_cli.encoders import base
 from stjepa_cli.encoders.base import encode_videos
@@ -27,7 +27,7 @@ from stjepa_cli.evaluation.probes.finetune import FinetuneProbe, FinetuneSetting
 from stjepa_cli.evaluation.probes.linear import LinearProbe
 from stjepa_cli.models.student import Student
 from stjepa_cli.training.augmentation import DropPath
-from stjepa_cli.training.optim import Descent, learning_rate
+from stjepa_cli.training.optim import ScheduledOptimizer, learning_rate
 from tests.media import truncate, write_video
 
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
@@ -110,7 +110,7 @@ class Scene:
 
 
 def features_of(student: Student, items: list[VideoItem]) -> Features:
-    rows = [found for _, found in encode_videos(StudentEncoder(student, "start"), items, ClipPlan(), device=CPU)]
+    rows = [found for _, found in encode_videos(StudentEncoder(student, "start"), items, EvalClips(), device=CPU)]
     values = torch.cat([row for row in rows if isinstance(row, torch.Tensor)])
     ids = tuple(item.id for item in items)
     return Features(values, torch.tensor([int(item.label or 0) for item in items]), ids, ids)
@@ -126,7 +126,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     config = StudentConfig(dim=24, num_factorized=1, num_joint=1, num_heads=2)
     student = Student(config, SPEC, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
     items = {item.id: item for side in sides.values() for item in side}
-    return Scene(Sources(student, items, SPEC, ClipPlan()), features_of(student, sides["train"]), features_of(student, sides["test"]))
+    return Scene(Sources(student, items, SPEC, EvalClips()), features_of(student, sides["train"]), features_of(student, sides["test"]))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_labels_of_test_videos_are_for_scoring_only(small: Scene, result: ProbeR
 
 
 def test_head_and_student_give_the_scores_of_the_result_averaged_over_clips(small: Scene) -> None:
-    plan = ClipPlan(2, 1)
+    plan = EvalClips(2, 1)
     found = small.run(plan=plan)
     assert found.student is not None
     assert found.head is not None
@@ -229,7 +229,7 @@ def test_settings_that_were_fixed_are_told(result: ProbeResult) -> None:
 
 def test_the_student_found_takes_clips_as_they_were_cut(small: Scene) -> None:
     dense = replace(SPEC, sampling="dense", stride=1)
-    found = small.run(clip=dense, plan=ClipPlan(sampling="dense", stride=1)).student
+    found = small.run(clip=dense, plan=EvalClips(sampling="dense", stride=1)).student
     assert found is not None
     assert found.spec == dense
     assert small.sources.student.spec == SPEC
@@ -248,7 +248,7 @@ def test_each_parameter_learns_with_the_rate_of_its_depth() -> None:
     student = Student(StudentConfig(dim=8, num_factorized=1, num_joint=2, num_heads=2), SPEC, torch.Generator())
     model = Classifier(student, 3, torch.Generator())
     settings = FinetuneSettings(epochs=4, lr=0.8, warmup_epochs=1, layer_decay=0.5, weight_decay=0.3, batch_size=64)
-    descent = Descent(model, settings.optimizer, 64, lambda name: rate_share(name, student, 0.5))
+    descent = ScheduledOptimizer(model, settings.optimizer, 64, lambda name: rate_share(name, student, 0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     descent.step(1, 8)
@@ -354,7 +354,7 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
             raise VideoError(path, "a frame cannot be decoded")
         return read_clip(path, spec, **options)  # type: ignore[arg-type]
 
-    def clips(path: Path, spec: ClipSpec, plan: ClipPlan) -> torch.Tensor:
+    def clips(path: Path, spec: ClipSpec, plan: EvalClips) -> torch.Tensor:
         if path == bad_test and plan.num_clips > 1:
             raise VideoError(path, "a frame cannot be decoded")
         return read_clips(path, spec, plan)
@@ -362,7 +362,7 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
     monkeypatch.setattr(_finetuning, "read_clip", view)
     monkeypatch.setattr(base, "read_clips", clips)
     listener = Listener()
-    found = small.run(plan=ClipPlan(2, 1, SPEC.num_frames), progress=listener)
+    found = small.run(plan=EvalClips(2, 1, SPEC.num_frames), progress=listener)
     assert [note.split(":")[0] for note in listener.notes] == [
         "trained on its centre where a view cannot be decoded",  # once, though each epoch meets it
         "scored on its centre clip alone",
@@ -371,7 +371,7 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
     assert found.head is not None
     assert found.student is not None
     with torch.inference_mode():
-        alone = found.head.predict(found.student(read_clips(bad_test, SPEC, ClipPlan())).mean(dim=1))[0]
+        alone = found.head.predict(found.student(read_clips(bad_test, SPEC, EvalClips())).mean(dim=1))[0]
     assert torch.allclose(found.scores[1], alone, atol=1e-5)
 
 
