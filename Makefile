@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CORES := $(shell nproc)
 
 .PHONY: demo test check docs clean ffmpeg
 
@@ -12,13 +13,13 @@ test: $(VENV)/installed-dev ffmpeg  ## lint, types and tests
 	$(BIN)/ruff check stjepa_cli tests
 	$(BIN)/ruff format --check stjepa_cli tests
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
 
 check: $(VENV)/installed-dev ffmpeg  ## `make test` with the slow tests
 	$(BIN)/ruff check stjepa_cli tests
 	$(BIN)/ruff format --check stjepa_cli tests
 	$(BIN)/mypy
-	$(BIN)/pytest --slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest --slow
 
 docs: $(VENV)/installed-dev  ## write the generated reference pages
 	$(BIN)/python docs/generate.py
