@@ -175,7 +175,7 @@ def _hardest(result: EvaluationResult, verdict: Verdict | None, wanted: bool, pr
     mistakes = hardest(scores, result.truths, result.ids, limit=report_clips.MAX_HARDEST, per_class=report_clips.MAX_OF_A_CLASS)
     if not mistakes:
         return PictureSection(absent=f"None: {verdict.protocol} is right about every test video.")
-    footage = report_clips.TestVideos(result.evidence.items, result.evidence.clip)
+    footage = report_clips.ShownVideos(result.evidence.items, result.evidence.clip)
     return PictureSection(tuple(report_clips.contact_sheets(mistakes, result.ids, result.classes, footage, progress)))
 
 
@@ -185,7 +185,7 @@ def _neighbours(result: EvaluationResult, wanted: bool, progress: Progress) -> P
     if len(result.evidence.test) < 2:
         return PictureSection(absent="A single test video has no neighbours here: the mean of the test set is subtracted first.")
     found = report_clips.neighbourhoods(result.evidence.train, result.evidence.test)
-    footage = report_clips.TestVideos(result.evidence.items, result.evidence.clip)
+    footage = report_clips.ShownVideos(result.evidence.items, result.evidence.clip)
     return PictureSection(tuple(report_clips.neighbour_sheets(found, result.classes, footage, progress)))
 
 

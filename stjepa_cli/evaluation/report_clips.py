@@ -33,7 +33,7 @@ DECODERS = 2  # threads; so many videos and as many again are open or waiting at
 
 
 @dataclass(frozen=True)
-class TestVideos:
+class ShownVideos:
     """Where frames come from.
 
     Attributes:
@@ -107,7 +107,7 @@ def neighbourhoods(train: Features, test: Features) -> tuple[QueryNeighbours, ..
 
 
 def contact_sheets(
-    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], footage: TestVideos, progress: Progress = SILENT
+    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], footage: ShownVideos, progress: Progress = SILENT
 ) -> list[Sheet]:
     """The frames of videos that were taken for another class; a video without frames is a sentence.
 
@@ -136,7 +136,7 @@ def contact_sheets(
 
 
 def neighbour_sheets(
-    found: Sequence[QueryNeighbours], classes: Sequence[str], footage: TestVideos, progress: Progress = SILENT
+    found: Sequence[QueryNeighbours], classes: Sequence[str], footage: ShownVideos, progress: Progress = SILENT
 ) -> list[Sheet]:
     """Test videos, each beside its neighbours; a video without a frame is an empty tile and a sentence.
 

@@ -20,7 +20,7 @@ from stjepa_cli.evaluation.confusion import Mistake
 from stjepa_cli.evaluation.report_clips import (
     FRAME_PX,
     NEIGHBOUR_PX,
-    TestVideos,
+    ShownVideos,
     contact_sheets,
     neighbour_sheets,
     neighbourhoods,
@@ -36,8 +36,8 @@ def dataset(tiny_ucf101: Path) -> Dataset:
     return open_dataset("ucf101", tiny_ucf101)
 
 
-def footage(items: Sequence[VideoItem], spec: ClipSpec = SPEC) -> TestVideos:
-    return TestVideos({item.id: item for item in items}, spec)
+def footage(items: Sequence[VideoItem], spec: ClipSpec = SPEC) -> ShownVideos:
+    return ShownVideos({item.id: item for item in items}, spec)
 
 
 def features(values: Tensor, labels: Sequence[int], prefix: str) -> Features:
