@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.errors import TeacherError
-from stjepa_cli.teachers.base import Teacher, open_teacher
+from stjepa_cli.teachers.base import Teacher, open_teacher, survey
 
 
 def noise_clips(teacher: Teacher, num_clips: int, seed: int = 0) -> Tensor:
@@ -77,6 +80,22 @@ class TeacherContract:
             teacher.encode(bad)
         assert "\n" not in str(caught.value)
 
+    def test_layers_stand_side_by_side_each_normalised_on_its_own(self, teacher: Teacher) -> None:
+        clips, depth, dim = noise_clips(teacher, 2), teacher.num_layers, teacher.card.dim
+        asked = list(range(1, depth + 1))
+        tokens = teacher.encode(clips, asked)
+        assert tokens.shape == (2, teacher.card.clip.grid.num_tokens, depth * dim)
+        for layer, part in zip(asked, tokens.split(dim, dim=-1), strict=True):
+            assert torch.equal(part, teacher.encode(clips, [layer]))
+            assert torch.equal(part, teacher.encode(clips, [layer - depth - 1]))
+            torch.testing.assert_close(part, F.layer_norm(part, (dim,)), atol=1e-2, rtol=1e-2)
+
+    @pytest.mark.parametrize("wrong", [[], [0], [1, 1], [999], [-999]])
+    def test_layers_that_it_does_not_have_are_refused_in_one_line(self, teacher: Teacher, wrong: list[int]) -> None:
+        with pytest.raises(TeacherError, match=r"has no such layer: got .*, expected 1 |a layer is asked for twice: got 1, 1") as caught:
+            teacher.encode(noise_clips(teacher, 1), wrong)
+        assert "\n" not in str(caught.value)
+
     def test_tokens_are_in_time_height_width_order(self, teacher: Teacher) -> None:
         if not self.local:
             pytest.skip("attention mixes all tokens")
@@ -102,3 +121,19 @@ class PretrainedContract(TeacherContract):
 
     def reopened(self, teacher: Teacher) -> Teacher:
         return open_teacher(teacher.card.name)
+
+    def test_a_teacher_is_opened_with_the_layers_of_its_card(self, saved: Path) -> None:
+        plain, deep = open_teacher(str(saved)), open_teacher(str(saved), layers=[-1, 1])
+        clips = noise_clips(plain, 1)
+        assert plain.card.layers is None
+        assert deep.card == replace(plain.card, layers=(plain.num_layers, 1), dim=2 * plain.card.dim, token_norm="none")
+        assert torch.equal(deep.encode(clips), plain.encode(clips, [plain.num_layers, 1]))
+        found = survey(str(saved), layers=[-1, 1])
+        assert (found.layers, found.dim, found.clip) == (deep.card.layers, deep.card.dim, deep.card.clip)
+
+    def test_layers_are_checked_before_weights_are_read(self, saved: Path, tmp_path: Path) -> None:
+        shutil.copytree(saved, tmp_path / "copy")
+        (tmp_path / "copy" / "model.safetensors").write_bytes(b"no weights")
+        for ask in (open_teacher, survey):
+            with pytest.raises(TeacherError, match=r"has no such layer: got 99, expected 1 to \d+, or -\d+ to -1$"):
+                ask(str(tmp_path / "copy"), layers=[1, 99])

@@ -136,6 +136,8 @@ class TeacherCard:
         token_norm: `layernorm` if tokens are normalised before projection, `none` if they are used as they come.
         settings_digest: sha256 over what decides how the weights are applied (configuration, colours), 64 hex digits; empty for
             a built-in, whose weights digest has them.
+        layers: Numbers of the blocks whose tokens stand side by side, 1 the first; `dim` and `token_norm` are those of the
+            result. None for the tokens that the model ends with.
     """
 
     name: str
@@ -147,6 +149,7 @@ class TeacherCard:
     clip: ClipSpec
     token_norm: str = "layernorm"
     settings_digest: str = ""
+    layers: tuple[int, ...] | None = None
 
 
 def digest(value: Any) -> str:

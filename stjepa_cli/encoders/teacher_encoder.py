@@ -28,7 +28,9 @@ class TeacherEncoder:
     @property
     def digest(self) -> str:
         card = self.teacher.card
-        weights = {"weights": card.weights_digest, "settings": card.settings_digest}
+        weights: dict[str, object] = {"weights": card.weights_digest, "settings": card.settings_digest}
+        if card.layers is not None:
+            weights["layers"] = card.layers
         return digest({"teacher": card.kind, **weights, "dim": card.dim, "clip": to_dict(card.clip)})
 
     def encode(self, clips: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.types import TeacherCard, digest
 from stjepa_cli.store.shard_format import CRC_BYTES, Chunk, index_bytes
@@ -111,8 +112,11 @@ class CacheHeader:
 
     @cached_property
     def digest(self) -> str:
-        """Identity of the cache: sha256 over everything but `software`."""
-        return digest({name: value for name, value in asdict(self).items() if name != "software"})
+        """Return the identity of the cache: sha256 over everything but `software`.
+
+        Fields that are None do not count, so that a new optional field leaves the digests of older caches as they are.
+        """
+        return digest({name: value for name, value in to_dict(self).items() if name != "software"})
 
 
 @dataclass(frozen=True)

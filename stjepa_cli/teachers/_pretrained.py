@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -47,7 +47,10 @@ class Pretrained(Teacher):
     """What people call such models."""
 
     sizes: ClassVar[Mapping[str, tuple[str, int]]]
-    """What a configuration calls `num_frames`, `size_px`, `tubelet`, `patch_px`, `dim` and `colours`, with what it means by silence."""
+    """The names in `config.json` of `num_frames`, `size_px`, `tubelet`, `patch_px`, `dim`, `colours` and `num_layers`, with defaults."""
+
+    blocks: ClassVar[str]
+    """The name of the list of blocks in the model."""
 
     def __init__(self, card: TeacherCard, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
         super().__init__(card, device)
@@ -60,9 +63,9 @@ class Pretrained(Teacher):
         sizes = {ours: _size(config, theirs, default, cls.family) for ours, (theirs, default) in cls.sizes.items()}
         if (colours := sizes.pop("colours")) != 3:
             raise TeacherError(f"a {cls.family} teacher sees colour", got=f"{cls.sizes['colours'][0]} {colours}", expected=3)
-        dim = sizes.pop("dim")
+        dim, num_layers = sizes.pop("dim"), sizes.pop("num_layers")
         try:
-            return Outline(ClipSpec(**sizes), dim)  # type: ignore[arg-type]
+            return Outline(ClipSpec(**sizes), dim, num_layers=num_layers)  # type: ignore[arg-type]
         except ConfigError as error:
             raise TeacherError(f"config.json: {error}") from error
 
@@ -90,10 +93,25 @@ class Pretrained(Teacher):
     def _load(cls, folder: Path, clip: ClipSpec) -> nn.Module:
         """The encoder in a folder, by `load_weights`."""
 
+    @property
+    def num_layers(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def _blocks(self) -> nn.ModuleList:
+        blocks = self.model.get_submodule(self.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
+
     def _encode(self, clips: Tensor) -> Tensor:
         pixels = (clips.float() / 255 - self.mean) / self.std
         with autocast(self.device):
             return self._run(pixels)
+
+    def _encode_layers(self, clips: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        with recorded([self._blocks[layer - 1] for layer in layers]) as outputs:
+            self._encode(clips)
+        return outputs
 
     @abstractmethod
     def _run(self, pixels: Tensor) -> Tensor:
@@ -142,6 +160,25 @@ def _check_loaded(folder: Path, found: Mapping[str, Any], part: str) -> None:
                 got=f"{len(tensors)} tensors {how}, first {tensors[0]}",
                 expected="exactly the tensors of the encoder that its config.json describes",
             )
+
+
+@contextmanager
+def recorded(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Record what each module gives when it runs in the block, in the order of `modules`; of a tuple its first part."""
+    outputs: list[Tensor] = [torch.empty(0)] * len(modules)
+
+    def record_at(place: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            outputs[place] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [module.register_forward_hook(record_at(place)) for place, module in enumerate(modules)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def in_float32(module: nn.Module) -> None:

@@ -1,17 +1,18 @@
-"""What a teacher is, and how a name becomes one: a built-in, a local folder, or a Hugging Face id.
+"""The teacher interface, and how a name becomes a teacher: a built-in, something on this disk, or a Hugging Face id.
 
-A folder and an id are run by the plug-in whose `model_types` holds the `model_type` of their `config.json`, so another
-family of models is one more file here.
+Files are run by the plug-in whose `model_types` holds the `model_type` of their `config.json`, so another family of models
+is one more file in this folder.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core import plugins
@@ -29,38 +30,40 @@ _GEOMETRY = ("num_frames", "size_px", "tubelet", "patch_px")
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a teacher without its weights.
+    """The properties of a teacher that are known without its weights.
 
     Attributes:
-        clip: the clips that it takes.
+        clip: Clips that it takes.
         dim: E, width of a token.
-        licence: as the plug-in knows it, empty to go by the model's card.
+        licence: Licence as the plug-in knows it, empty to go by the model's card.
+        num_layers: Number of blocks whose tokens can be asked for.
     """
 
     clip: ClipSpec
     dim: int
     licence: str = ""
+    num_layers: int = 1
 
 
 class Teacher(ABC):
     """A frozen model that turns clips into tokens; a module of this folder exposes its class as `plugin`.
 
     Attributes:
-        card: which model it is.
-        device: where it computes.
+        card: Identity of the model and shape of its tokens.
+        device: Where it computes.
     """
 
     built_in: ClassVar[bool] = False
     """It needs no files, is opened by its module's name, and takes clips of any geometry."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
-    """The `model_type`s of Hugging Face configurations that it runs."""
+    """The `model_type`s in `config.json` that it runs."""
 
     flexible: ClassVar[tuple[str, ...]] = ()
     """The fields of `ClipSpec` in which clips may differ from the model's own geometry."""
 
     known: ClassVar[Mapping[str, Outline]] = {}
-    """Hub ids of which something is known even while no file of theirs is at hand."""
+    """Outlines of Hub ids, for use while none of their files is on this disk."""
 
     def __init__(self, card: TeacherCard, device: torch.device) -> None:
         self.card, self.device = card, device
@@ -68,14 +71,14 @@ class Teacher(ABC):
     @classmethod
     @abstractmethod
     def outline(cls, config: Mapping[str, Any], clip: ClipSpec | None) -> Outline:
-        """Geometry and width, from the content of a `config.json` or, for a built-in, from what is asked for.
+        """Return geometry, width and depth, from `config.json` or, for a built-in, from the clips asked for.
 
         Args:
-            config: the model's configuration, empty for a built-in.
-            clip: what a built-in is asked for; None for its own.
+            config: Content of the model's `config.json`, empty for a built-in.
+            clip: Clips that a built-in is asked to take; None for its own.
 
         Raises:
-            TeacherError: a configuration that this plug-in cannot run.
+            TeacherError: This plug-in cannot run such a configuration.
         """
 
     @classmethod
@@ -84,22 +87,33 @@ class Teacher(ABC):
         """Load the weights of `files` (None for a built-in) onto `device`.
 
         Raises:
-            TeacherError: weights that are missing, damaged or incomplete.
+            TeacherError: Weights are missing, damaged or incomplete.
         """
 
-    def encode(self, clips: Tensor) -> Tensor:
-        """Tokens of clips, the same for the same clips on the same device.
+    @property
+    def num_layers(self) -> int:
+        """Return the number of blocks whose tokens can be asked for."""
+        return 1
+
+    def encode(self, clips: Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """Compute the tokens of clips, the same for the same clips on the same device.
+
+        Several layers stand side by side along the channels, each normalised on its own (LayerNorm without affine over E).
 
         Args:
             clips: uint8 (B, T, 3, S, S), RGB, on any device.
+            layers: Numbers of L blocks, 1 the first, -1 the last; None for those of the card or, if it names none, for the
+                tokens that the model ends with.
 
         Returns:
-            float32 (B, N, E) on the teacher's device, tokens in (t, h, w) order, without prefix tokens.
+            float32 (B, N, E), or (B, N, L * E) for L layers, on the teacher's device. Tokens are in (t, h, w) order,
+            without prefix tokens.
 
         Raises:
-            TeacherError: clips of another type or geometry.
+            TeacherError: Clips have another type or geometry, or the teacher does not have such a layer.
         """
         spec = self.card.clip
+        chosen = self.card.layers if layers is None else _layer_numbers(layers, self.num_layers, self.card.name)
         shape = (spec.num_frames, 3, spec.size_px, spec.size_px)
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
             raise TeacherError(
@@ -108,25 +122,34 @@ class Teacher(ABC):
                 expected=f"torch.uint8 (B, {', '.join(map(str, shape))})",
             )
         with torch.inference_mode():
-            return self._encode(clips.to(self.device)).float()
+            clips = clips.to(self.device)
+            if chosen is None:
+                return self._encode(clips).float()
+            tokens = [layer.float() for layer in self._encode_layers(clips, chosen)]
+            return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in tokens], dim=-1)
 
     @abstractmethod
     def _encode(self, clips: Tensor) -> Tensor:
-        """The model itself, on checked clips that lie on its device, under inference mode."""
+        """Run the model on checked clips that lie on its device, under inference mode."""
+
+    def _encode_layers(self, clips: Tensor, layers: Sequence[int]) -> Sequence[Tensor]:
+        """Return the tokens (B, N, E) after each of the blocks `layers`; a model of several blocks overrides this."""
+        return [self._encode(clips)] * len(layers)
 
 
 @dataclass(frozen=True)
 class TeacherSurvey:
-    """What can be said of a teacher without loading its weights and without the network.
+    """The properties of a teacher that are known without loading its weights and without the network.
 
     Attributes:
-        name: what was asked for.
-        kind: the plug-in that runs it; `unknown` while no configuration is at hand.
-        at_hand: whether its weights, if it needs any, are on this disk.
-        detail: what was found, as a clause.
-        licence: of the weights, or `unknown`.
-        dim: E, or None while it is not known.
-        clip: the clips that it takes, or None while that is not known.
+        name: Name that was asked for.
+        kind: Plug-in that runs it, `unknown` while no configuration is on this disk.
+        at_hand: Its weights, if it needs any, are on this disk.
+        detail: Where it was found, as a clause.
+        licence: Licence of the weights, or `unknown`.
+        dim: Width of a token, all `layers` side by side, or None while it is not known.
+        clip: Clips that it takes, or None while they are not known.
+        layers: Numbers of the blocks that were asked for, 1 the first; None for the tokens that the model ends with.
     """
 
     name: str
@@ -136,64 +159,75 @@ class TeacherSurvey:
     licence: str
     dim: int | None = None
     clip: ClipSpec | None = None
+    layers: tuple[int, ...] | None = None
 
 
 def open_teacher(
     name: str,
     *,
     clip: ClipSpec | None = None,
+    layers: Sequence[int] | None = None,
     device: torch.device = CPU,
     revision: str | None = None,
     progress: Progress = SILENT,
 ) -> Teacher:
-    """Load a teacher; a hub id that is not in the local Hugging Face cache is fetched.
+    """Load a teacher; a Hub id that is not in the local Hugging Face cache is fetched.
 
     Args:
-        name: a built-in (`hog`), a local folder (`./hog` for one of a built-in's name), or a Hugging Face id.
-        clip: how clips are cut: free for a built-in, for a model its sampling, its stride and what is `flexible` in it.
-        device: where it computes.
-        revision: branch, tag or commit of a hub id.
-        progress: is told before something is fetched.
+        name: A built-in (`hog`), a local folder (`./hog` for one with a built-in's name), or a Hugging Face id.
+        clip: How clips are cut: free for a built-in; for a model its sampling, its stride and the fields in `flexible`.
+        layers: Numbers of the blocks whose tokens stand side by side, 1 the first, -1 the last; None for the tokens that
+            the model ends with.
+        device: Where it computes.
+        revision: Branch, tag or commit of a Hub id.
+        progress: Receives a message before something is fetched.
 
     Raises:
-        TeacherError: no such teacher; files that are missing, damaged or cannot be fetched; a kind of model that no plug-in
-            runs; a geometry that is not the model's.
-    """
-    built_in = _built_in(name, revision)
-    if built_in is not None:
-        return built_in.load(None, built_in.outline({}, clip), device)
-    files = local(name, revision) or fetch(name, revision, progress)
-    cls, outline = _outline(files, clip)
-    if files.revision != LOCAL and not files.has_weights():
-        files = fetch(name, files.revision, progress)
-    return cls.load(files, outline, device)
-
-
-def survey(name: str, *, clip: ClipSpec | None = None, revision: str | None = None) -> TeacherSurvey:
-    """What is known of a teacher from this disk alone: nothing is loaded or fetched.
-
-    Raises:
-        TeacherError: no such teacher; a folder without weights; a configuration that no plug-in runs; a geometry that is not
-            the model's.
+        TeacherError: There is no such teacher; its files are missing, damaged or cannot be fetched; no plug-in runs this
+            kind of model; or it takes no clips of this geometry or has no such layer.
     """
     built_in = _built_in(name, revision)
     if built_in is not None:
         outline = built_in.outline({}, clip)
-        return TeacherSurvey(name, name, True, "built in, needs no weights", outline.licence, outline.dim, outline.clip)
+        chosen = _chosen_layers(layers, outline, name)
+        return _with_layers(built_in.load(None, outline, device), chosen)
+    files = local(name, revision) or fetch(name, revision, progress)
+    cls, outline = _outline(files, clip)
+    chosen = _chosen_layers(layers, outline, name)
+    if files.revision != LOCAL and not files.has_weights():
+        files = fetch(name, files.revision, progress)
+    return _with_layers(cls.load(files, outline, device), chosen)
+
+
+def survey(name: str, *, clip: ClipSpec | None = None, layers: Sequence[int] | None = None, revision: str | None = None) -> TeacherSurvey:
+    """Look a teacher up on this disk alone: nothing is loaded or fetched.
+
+    Args:
+        name: See `open_teacher`, likewise the others.
+        clip: How clips are cut.
+        layers: Numbers of blocks.
+        revision: Branch, tag or commit of a Hub id.
+
+    Raises:
+        TeacherError: There is no such teacher; a folder holds no weights; no plug-in runs its configuration; or it takes no
+            clips of this geometry or has no such layer.
+    """
+    built_in = _built_in(name, revision)
+    if built_in is not None:
+        return _surveyed(name, built_in, built_in.outline({}, clip), layers, "built in, needs no weights")
     files = local(name, revision)
     if files is None:
-        return _survey_absent(name, clip)
+        return _survey_absent(name, clip, layers)
     cls, outline = _outline(files, clip)
     if files.revision == LOCAL:
-        detail = f"a local folder with {len(files.weights())} weight file(s)"
-        return TeacherSurvey(name, kind_of(cls), True, detail, outline.licence, outline.dim, outline.clip)
+        return _surveyed(name, cls, outline, layers, f"a local folder with {len(files.weights())} weight file(s)")
     at_hand = files.has_weights()
     detail = f"revision {files.revision[:12]} is in the local Hugging Face cache" + ("" if at_hand else ", but not its weights")
-    return TeacherSurvey(name, kind_of(cls), at_hand, detail, outline.licence, outline.dim, outline.clip)
+    return _surveyed(name, cls, outline, layers, detail, at_hand)
 
 
 def kind_of(cls: type[Teacher]) -> str:
-    """The name of the plug-in that a teacher's class is."""
+    """Return the name of the plug-in that a teacher's class is."""
     return cls.__module__.rpartition(".")[2]
 
 
@@ -209,7 +243,7 @@ def _built_in(name: str, revision: str | None) -> type[Teacher] | None:
 
 
 def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], Outline]:
-    """The plug-in that runs a model, and its outline with the licence filled in and the sampling that was asked for."""
+    """Return the plug-in that runs a model and its outline, with the licence filled in and the clips that were asked for."""
     config = files.config()
     runs = {model_type: cls for cls in _plugins() for model_type in cls.model_types}
     cls = runs.get(str(config.get("model_type")))
@@ -217,16 +251,12 @@ def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], O
         got, expected = f"model_type {config.get('model_type')!r}", "one of " + ", ".join(sorted(runs))
         raise TeacherError(f"no teacher plug-in runs {files.name}", got=got, expected=expected, fix=OTHERS)
     outline = cls.outline(config, None)
-    known = cls.known[files.name].licence if files.name in cls.known else files.licence()
-    return cls, Outline(_cut(cls, files.name, outline.clip, clip), outline.dim, outline.licence or known)
+    licence = outline.licence or (cls.known[files.name].licence if files.name in cls.known else files.licence())
+    return cls, replace(outline, clip=_clips_taken(cls, files.name, outline.clip, clip), licence=licence)
 
 
-def _cut(cls: type[Teacher], name: str, own: ClipSpec, asked: ClipSpec | None) -> ClipSpec:
-    """The clips that are asked for, or the model's own.
-
-    Raises:
-        TeacherError: a geometry was asked for that the model does not take.
-    """
+def _clips_taken(cls: type[Teacher], name: str, own: ClipSpec, asked: ClipSpec | None) -> ClipSpec:
+    """Return the clips that are asked for, or the model's own; refuse a geometry that the model does not take."""
     if asked is None:
         return own
     for field in _GEOMETRY:
@@ -240,11 +270,43 @@ def _cut(cls: type[Teacher], name: str, own: ClipSpec, asked: ClipSpec | None) -
     return asked
 
 
-def _survey_absent(name: str, clip: ClipSpec | None) -> TeacherSurvey:
-    """An id of which nothing is in the cache."""
+def _layer_numbers(layers: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
+    """Return the numbers of blocks, 1 to their count, from numbers that may count from the end."""
+    numbers = tuple(layer if layer > 0 else num_layers + 1 + layer for layer in layers)
+    wrong = [layer for layer, number in zip(layers, numbers, strict=True) if layer == 0 or not 1 <= number <= num_layers]
+    if wrong or not numbers:
+        expected = f"1 to {num_layers}, or -{num_layers} to -1" if num_layers > 1 else "1 or -1, its only layer"
+        raise TeacherError(f"{name} has no such layer", got=wrong[0] if wrong else "none at all", expected=expected)
+    if len(set(numbers)) < len(numbers):
+        raise TeacherError("a layer is asked for twice", got=", ".join(map(str, layers)))
+    return numbers
+
+
+def _chosen_layers(layers: Sequence[int] | None, outline: Outline, name: str) -> tuple[int, ...] | None:
+    return None if layers is None else _layer_numbers(layers, outline.num_layers, name)
+
+
+def _with_layers(teacher: Teacher, layers: tuple[int, ...] | None) -> Teacher:
+    """Let a teacher give the tokens of some of its layers from now on."""
+    if layers is not None:  # each layer is normalised on its own already, so the projection must not do it again
+        teacher.card = replace(teacher.card, layers=layers, dim=len(layers) * teacher.card.dim, token_norm="none")
+    return teacher
+
+
+def _surveyed(
+    name: str, cls: type[Teacher], outline: Outline, layers: Sequence[int] | None, detail: str, at_hand: bool = True
+) -> TeacherSurvey:
+    chosen = _chosen_layers(layers, outline, name)
+    dim = outline.dim * (1 if chosen is None else len(chosen))
+    return TeacherSurvey(name, kind_of(cls), at_hand, detail, outline.licence, dim, outline.clip, chosen)
+
+
+def _survey_absent(name: str, clip: ClipSpec | None, layers: Sequence[int] | None) -> TeacherSurvey:
+    """Describe an id none of whose files is on this disk."""
     detail = "not in the local Hugging Face cache"
     for cls in _plugins():
         if name in cls.known:
             outline = cls.known[name]
-            return TeacherSurvey(name, kind_of(cls), False, detail, outline.licence, outline.dim, _cut(cls, name, outline.clip, clip))
+            outline = replace(outline, clip=_clips_taken(cls, name, outline.clip, clip))
+            return _surveyed(name, cls, outline, layers, detail, at_hand=False)
     return TeacherSurvey(name, "unknown", False, detail, "unknown")

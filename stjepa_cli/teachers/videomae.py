@@ -28,7 +28,7 @@ class VideoMae(Pretrained):
 
     model_types: ClassVar[tuple[str, ...]] = ("videomae",)
     known: ClassVar[Mapping[str, Outline]] = {
-        "MCG-NJU/videomae-huge-finetuned-kinetics": Outline(ClipSpec(), 1280, "CC-BY-NC-4.0"),
+        "MCG-NJU/videomae-huge-finetuned-kinetics": Outline(ClipSpec(), 1280, "CC-BY-NC-4.0", num_layers=32),
     }
     family: ClassVar[str] = "VideoMAE"
     sizes: ClassVar[Mapping[str, tuple[str, int]]] = {
@@ -38,7 +38,9 @@ class VideoMae(Pretrained):
         "patch_px": ("patch_size", 16),
         "dim": ("hidden_size", 768),
         "colours": ("num_channels", 3),
+        "num_layers": ("num_hidden_layers", 12),
     }
+    blocks: ClassVar[str] = "encoder.layer"
 
     def __init__(
         self, card: TeacherCard, model: VideoMAEModel, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device

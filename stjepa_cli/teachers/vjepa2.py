@@ -33,7 +33,9 @@ class VJepa2(Pretrained):
         "patch_px": ("patch_size", 16),
         "dim": ("hidden_size", 1024),
         "colours": ("in_chans", 3),
+        "num_layers": ("num_hidden_layers", 24),
     }
+    blocks: ClassVar[str] = "layer"
 
     def __init__(
         self, card: TeacherCard, model: VJEPA2Encoder, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
 from stjepa_cli.teachers.hog import NUM_FLOW_BINS, NUM_STATIC_BINS, Hog
@@ -31,6 +32,12 @@ class TestHogContract(TeacherContract):
 
     def reopened(self, teacher: Teacher) -> Teacher:
         return _hog(teacher.card.clip)
+
+
+def test_it_has_one_layer() -> None:
+    for ask in (open_teacher, survey):
+        with pytest.raises(TeacherError, match="^hog has no such layer: got 2, expected 1 or -1, its only layer$"):
+            ask("hog", layers=[1, 2])
 
 
 def _waves(dx: float, dy: float, *, spec: ClipSpec = SMALL, offset: int = 0) -> Tensor:

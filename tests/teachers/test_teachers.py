@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -13,9 +15,11 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from stjepa_cli.core import plugins
-from stjepa_cli.core.config import DEFAULT_TEACHER
+from stjepa_cli.core.config import DEFAULT_TEACHER, from_dict, to_dict
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
+from stjepa_cli.store.records import CacheHeader
 from stjepa_cli.teachers.base import Teacher, kind_of, open_teacher, survey
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -126,3 +130,16 @@ except TeacherError as error:
         "and cannot be fetched (HF_HUB_OFFLINE is set): name a local folder of a model, or `hog`, which needs no weights\n"
     )
     assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_layers_are_part_of_what_a_cache_and_an_encoder_are() -> None:
+    def header(layers: tuple[int, ...] | None) -> CacheHeader:
+        card = replace(open_teacher("hog").card, layers=layers)
+        return CacheHeader("ssv2", "train", 1, "", card, 384, {})
+
+    plain, deep = header(None), header((1, 2))
+    assert "layers" not in to_dict(plain)["teacher"]  # as older versions wrote it: their digests stay
+    assert plain.digest != deep.digest
+    for made in (plain, deep):
+        assert from_dict(CacheHeader, json.loads(json.dumps(to_dict(made))), where="the header") == made
+    assert TeacherEncoder(open_teacher("hog")).digest != TeacherEncoder(open_teacher("hog", layers=[1])).digest

@@ -64,6 +64,17 @@ def test_tokens_equal_those_of_transformers(saved: Path) -> None:
     assert torch.equal(teacher.encode(clips), _expected(VideoMAEModel.from_pretrained(saved), clips, *IMAGENET))
 
 
+def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
+    teacher = open_teacher(str(saved))
+    clips = noise_clips(teacher, 2)
+    pixels = (clips.float() / 255 - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    with torch.no_grad():
+        hidden = VideoMAEModel.from_pretrained(saved).eval()(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert len(hidden) == teacher.num_layers + 1  # the first is the embedding
+    expected = [torch.nn.functional.layer_norm(hidden[layer], (48,)) for layer in (2, 1)]
+    assert torch.equal(teacher.encode(clips, (2, 1)), torch.cat(expected, dim=-1))
+
+
 @pytest.mark.parametrize("cls", [VideoMAEModel, VideoMAEForVideoClassification, VideoMAEForPreTraining])
 @pytest.mark.parametrize("mean_pooling", [True, False])
 def test_every_kind_of_checkpoint_gives_its_encoder(cls: type, mean_pooling: bool, tmp_path: Path) -> None:

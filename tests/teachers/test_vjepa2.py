@@ -92,6 +92,17 @@ def test_tokens_equal_those_of_transformers(saved: Path) -> None:
     assert torch.equal(teacher.encode(clips), _expected(VJEPA2Model.from_pretrained(saved), clips))
 
 
+def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
+    teacher = open_teacher(str(saved))
+    clips = noise_clips(teacher, 2)
+    pixels = (clips.float() / 255 - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    with torch.no_grad():
+        hidden = VJEPA2Model.from_pretrained(saved).eval()(pixels, skip_predictor=True, output_hidden_states=True).hidden_states
+    expected = [torch.nn.functional.layer_norm(hidden[layer], (48,)) for layer in (2, 1)]
+    assert torch.equal(teacher.encode(clips, (-1, 1)), torch.cat(expected, dim=-1))
+    assert not torch.allclose(expected[0], torch.nn.functional.layer_norm(teacher.encode(clips), (48,)))  # its final norm has affine
+
+
 def test_the_encoder_of_a_classifier_is_the_same_encoder(saved: Path, tmp_path: Path) -> None:
     classifier = _drawn(VJEPA2ForVideoClassification, num_labels=5)
     classifier.vjepa2.load_state_dict(VJEPA2Model.from_pretrained(saved).state_dict())
