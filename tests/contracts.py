@@ -6,6 +6,7 @@ import shutil
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def noise_clips(teacher: Teacher, num_clips: int, seed: int = 0) -> Tensor:
@@ -21,6 +25,22 @@ def noise_clips(teacher: Teacher, num_clips: int, seed: int = 0) -> Tensor:
     spec = teacher.card.clip
     shape = (num_clips, spec.num_frames, 3, spec.size_px, spec.size_px)
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def filled(model: Any) -> Any:
+    """Give every parameter of a model random values, biases and norms too, so that each of them matters."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model.eval()
+
+
+def frames_as_images(
+    clips: Tensor, *, side: int, mode: str, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """Return the frames of clips uint8 (B, T, 3, S, S) as normalised images (B * T, 3, side, side)."""
+    images = F.interpolate(clips.flatten(0, 1).float() / 255, (side, side), mode=mode, antialias=True).clamp(0, 1)
+    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 class TeacherContract:
@@ -85,7 +105,7 @@ class TeacherContract:
         asked = list(range(1, depth + 1))
         tokens = teacher.encode(clips, asked)
         assert tokens.shape == (2, teacher.card.clip.grid.num_tokens, depth * dim)
-        for layer, part in zip(asked, tokens.split(dim, dim=-1), strict=True):
+        for layer, part in zip(asked, torch.split(tokens, dim, dim=-1), strict=True):
             assert torch.equal(part, teacher.encode(clips, [layer]))
             assert torch.equal(part, teacher.encode(clips, [layer - depth - 1]))
             torch.testing.assert_close(part, F.layer_norm(part, (dim,)), atol=1e-2, rtol=1e-2)
@@ -111,29 +131,34 @@ class TeacherContract:
 
 
 class PretrainedContract(TeacherContract):
-    """Of a teacher that is opened from a folder, the fixture `saved` of its tests."""
+    """The contract of a teacher that is opened from a place on the disk, the fixture `saved` of its tests."""
 
     local = False
 
+    clip: ClipSpec | None = None
+    """Clips to ask for, of a teacher that takes any; small ones, to save time."""
+
     @pytest.fixture
     def teacher(self, saved: Path) -> Teacher:
-        return open_teacher(str(saved))
+        return open_teacher(str(saved), clip=self.clip)
 
     def reopened(self, teacher: Teacher) -> Teacher:
-        return open_teacher(teacher.card.name)
+        return open_teacher(teacher.card.name, clip=self.clip)
 
     def test_a_teacher_is_opened_with_the_layers_of_its_card(self, saved: Path) -> None:
-        plain, deep = open_teacher(str(saved)), open_teacher(str(saved), layers=[-1, 1])
+        plain, deep = (open_teacher(str(saved), clip=self.clip, layers=layers) for layers in (None, [-1, 1]))
         clips = noise_clips(plain, 1)
         assert plain.card.layers is None
         assert deep.card == replace(plain.card, layers=(plain.num_layers, 1), dim=2 * plain.card.dim, token_norm="none")
         assert torch.equal(deep.encode(clips), plain.encode(clips, [plain.num_layers, 1]))
-        found = survey(str(saved), layers=[-1, 1])
+        found = survey(str(saved), clip=self.clip, layers=[-1, 1])
         assert (found.layers, found.dim, found.clip) == (deep.card.layers, deep.card.dim, deep.card.clip)
 
     def test_layers_are_checked_before_weights_are_read(self, saved: Path, tmp_path: Path) -> None:
-        shutil.copytree(saved, tmp_path / "copy")
-        (tmp_path / "copy" / "model.safetensors").write_bytes(b"no weights")
+        place = saved
+        if saved.is_dir():
+            place = Path(shutil.copytree(saved, tmp_path / "copy"))
+            (place / "model.safetensors").write_bytes(b"no weights")
         for ask in (open_teacher, survey):
             with pytest.raises(TeacherError, match=r"has no such layer: got 99, expected 1 to \d+, or -\d+ to -1$"):
-                ask(str(tmp_path / "copy"), layers=[1, 99])
+                ask(str(place), layers=[1, 99])

@@ -25,8 +25,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("data", "store", "models", "viz", "core"),
     "data": ("store", "core"),
     "store": ("core",),
+    "teachers": ("models", "core"),
     "models": ("core",),
-    "teachers": ("core",),
     "viz": ("core",),
     "core": (),
 }

@@ -1,4 +1,4 @@
-"""Where a model's files lie: a local folder, the local Hugging Face cache, or not here yet."""
+"""The files of a model: in a local folder, in the local Hugging Face cache, or still on the Hub."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model's files on this disk.
+    """The files of a model on this disk.
 
     Attributes:
-        name: what was asked for.
-        folder: where they lie.
-        revision: commit of the hub snapshot, or `local`.
+        name: Name that was asked for.
+        folder: Folder that holds them.
+        revision: Commit of the Hub snapshot, or `local`.
     """
 
     name: str
@@ -35,10 +35,10 @@ class ModelFiles:
     revision: str
 
     def config(self) -> dict[str, Any]:
-        """The content of `config.json`.
+        """Return the content of `config.json`.
 
         Raises:
-            TeacherError: it is missing or no JSON object.
+            TeacherError: It is missing or not a JSON object.
         """
         path = self.folder / "config.json"
         if not path.is_file():
@@ -46,10 +46,10 @@ class ModelFiles:
         return read_json(path)
 
     def weights(self) -> tuple[Path, ...]:
-        """The files that hold the weights, sorted by name; several if an index says so.
+        """Return the files that hold the weights, sorted by name; several if there is an index.
 
         Raises:
-            TeacherError: there are none, one that an index names is missing, or one is empty or a Git LFS pointer.
+            TeacherError: There are none, one that the index names is missing, or one is empty or a Git LFS pointer.
         """
         first = next((path for name in _WEIGHTS if (path := self.folder / name).is_file()), None)
         if first is None:
@@ -61,14 +61,14 @@ class ModelFiles:
         return files
 
     def has_weights(self) -> bool:
-        """Whether `weights` finds them."""
+        """Tell if the weights are on this disk."""
         try:
             return bool(self.weights())
         except TeacherError:
             return False
 
     def weights_digest(self) -> str:
-        """sha256 over the weight files in name order, 64 hex digits; of a single file what `sha256sum` says."""
+        """Return the sha256 of the weight files in name order, 64 hex digits; for a single file as `sha256sum` prints it."""
         state = hashlib.sha256()
         for path in self.weights():
             with path.open("rb") as file:
@@ -77,18 +77,22 @@ class ModelFiles:
         return state.hexdigest()
 
     def licence(self) -> str:
-        """The licence in the front matter of the model card, or `unknown`."""
+        """Return the licence in the front matter of the model card, or `unknown`."""
         card = self.folder / "README.md"
         front = re.match(r"---\s*\n(.*?)\n---", card.read_text(errors="replace"), re.DOTALL) if card.is_file() else None
         found = re.search(r"^license:[ \t]*['\"]?([^'\"\s#]+)", front[1], re.MULTILINE) if front else None
         return found[1] if found else "unknown"
 
+    def description(self) -> str:
+        """Describe where the weights of a local model are, as a clause."""
+        return f"a local folder with {len(self.weights())} weight file(s)"
+
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file.
+    """Read a JSON object from a file.
 
     Raises:
-        TeacherError: it is none.
+        TeacherError: The file holds none.
     """
     try:
         value = json.loads(path.read_text())
@@ -100,10 +104,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def local(name: str, revision: str | None) -> ModelFiles | None:
-    """What lies on this disk under a folder's name or, in the local Hugging Face cache, under an id; None for an id not there.
+    """Find the files of a folder or, in the local Hugging Face cache, of an id; None for an id that is not there.
 
     Raises:
-        TeacherError: neither a folder nor an id.
+        TeacherError: The name is neither a folder nor an id.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -113,17 +117,19 @@ def local(name: str, revision: str | None) -> ModelFiles | None:
     if name and folder.exists():
         raise TeacherError("a teacher is a folder, not a file", got=name, fix=f"Name the folder: {folder.parent}")
     if not hub.is_id(name):
-        raise TeacherError("there is no such teacher", got=repr(name), expected="a folder that exists, a Hugging Face id, or hog")
+        raise TeacherError(
+            "there is no such teacher", got=repr(name), expected="a folder that exists, a Hugging Face id, a checkpoint, or hog"
+        )
     config = hub.cached(name, "config.json", revision)
     return ModelFiles(name, config.parent, config.parent.name) if config is not None else None
 
 
 def fetch(name: str, revision: str | None, progress: Progress = SILENT) -> ModelFiles:
-    """Bring a model's configuration, card and weights into the local Hugging Face cache.
+    """Download a model's configuration, card and weights into the local Hugging Face cache.
 
     Raises:
-        TeacherError: that failed.
-        StjepaError: the disk is full.
+        TeacherError: The download failed.
+        StjepaError: The disk is full.
     """
     progress.note(f"fetching {name} from the Hugging Face Hub into {hub.cache_folder()}")
     try:
@@ -134,7 +140,7 @@ def fetch(name: str, revision: str | None, progress: Progress = SILENT) -> Model
                 return files
     except hub.HubError as error:
         raise _not_fetched(name, error.what) from error
-    raise _not_fetched(name, "the hub gives no PyTorch weights for it")
+    raise _not_fetched(name, "the Hub has no PyTorch weights of it")
 
 
 def _check_weights(path: Path) -> None:

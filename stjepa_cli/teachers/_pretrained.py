@@ -1,53 +1,49 @@
-"""What teachers that transformers runs have in common: sizes from `config.json`, weights all there, colours as trained."""
+"""Base class of the teachers that transformers runs: sizes from `config.json`, colours from the preprocessor."""
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from stjepa_cli.core.devices import autocast
-from stjepa_cli.core.errors import ConfigError, NotReadyError, TeacherError
+from stjepa_cli.core.errors import ConfigError, TeacherError
 from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
+from stjepa_cli.teachers._weights import recorded
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher, kind_of, read_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _WITHOUT_EFFECT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id", "problem_type")
-"""What `config.json` says of the file and of its classes, and not of tokens."""
+"""Keys of `config.json` that do not change a token."""
 
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
 
 class Pretrained(Teacher):
-    """A model of transformers, frozen; a subclass says what its sizes are called, how it is loaded and how it is run.
+    """A frozen model of transformers; a subclass names its sizes, loads it and runs it.
 
-    Of the preprocessor only the colours are taken: crop and size are the decoder's, the same for teacher and student. The
-    projection normalises tokens (`token_norm`). On CUDA the matrix products run in bfloat16; a subclass keeps the residual
-    stream in float32 with `in_float32`.
+    The decoder cuts and resizes clips, the same for teacher and student, so only colours are taken from the preprocessor.
+    The projection normalises tokens (`token_norm`). On CUDA the matrix products run in bfloat16; a subclass keeps the
+    residual stream in float32 with `in_float32`.
 
     Args:
-        card: which model it is.
-        model: in evaluation mode, on `device`.
-        mean: of each colour channel, in 0 to 1.
-        std: likewise.
-        device: where it computes.
+        card: Identity of the model.
+        model: The model in evaluation mode, on `device`.
+        mean: Mean of each colour channel, 0 to 1.
+        std: Standard deviation of each colour channel.
+        device: Where it computes.
     """
 
     family: ClassVar[str]
-    """What people call such models."""
+    """The name that people use for such models."""
 
     sizes: ClassVar[Mapping[str, tuple[str, int]]]
-    """The names in `config.json` of `num_frames`, `size_px`, `tubelet`, `patch_px`, `dim`, `colours` and `num_layers`, with defaults."""
+    """Our names of sizes, with the name in `config.json` and the default; `dim`, `colours` and `num_layers` among them."""
 
     blocks: ClassVar[str]
     """The name of the list of blocks in the model."""
@@ -65,9 +61,14 @@ class Pretrained(Teacher):
             raise TeacherError(f"a {cls.family} teacher sees colour", got=f"{cls.sizes['colours'][0]} {colours}", expected=3)
         dim, num_layers = sizes.pop("dim"), sizes.pop("num_layers")
         try:
-            return Outline(ClipSpec(**sizes), dim, num_layers=num_layers)  # type: ignore[arg-type]
+            return Outline(cls._own_clip(sizes, config), dim, num_layers=num_layers)
         except ConfigError as error:
             raise TeacherError(f"config.json: {error}") from error
+
+    @classmethod
+    def _own_clip(cls, sizes: Mapping[str, int], config: Mapping[str, Any]) -> ClipSpec:
+        """Return the clips that a model takes by itself, from the sizes of its geometry."""
+        return ClipSpec(**sizes)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, files: ModelFiles | None, outline: Outline, device: torch.device) -> Self:
@@ -84,14 +85,19 @@ class Pretrained(Teacher):
             dim=outline.dim,
             clip=outline.clip,
             token_norm="layernorm",
-            settings_digest=digest({"config": config, "mean": mean, "std": std}),
+            settings_digest=digest({"config": config, "mean": mean, "std": std} | cls._more_settings(files.folder)),
         )
         return cls(card, cls._load(files.folder, outline.clip).to(device), mean, std, device)
 
     @classmethod
+    def _more_settings(cls, folder: Path) -> dict[str, object]:
+        """Return further settings that change tokens, for the card's digest."""
+        return {}
+
+    @classmethod
     @abstractmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> nn.Module:
-        """The encoder in a folder, by `load_weights`."""
+        """Load the encoder in a folder, by `load_weights`."""
 
     @property
     def num_layers(self) -> int:
@@ -104,90 +110,30 @@ class Pretrained(Teacher):
         return blocks
 
     def _encode(self, clips: Tensor) -> Tensor:
-        pixels = (clips.float() / 255 - self.mean) / self.std
+        pixels = (self._resized(clips.float() / 255) - self.mean) / self.std
         with autocast(self.device):
-            return self._run(pixels)
+            return self._as_tokens(self._run(pixels), len(clips))
 
     def _encode_layers(self, clips: Tensor, layers: Sequence[int]) -> list[Tensor]:
         with recorded([self._blocks[layer - 1] for layer in layers]) as outputs:
             self._encode(clips)
-        return outputs
+        return [self._as_tokens(output, len(clips)) for output in outputs]
+
+    def _resized(self, clips: Tensor) -> Tensor:
+        """Return clips (B, T, 3, S, S), 0 to 1, at the size that the model takes."""
+        return clips
 
     @abstractmethod
     def _run(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, T, 3, S, S) to tokens (B, N, E)."""
+        """Run the model on normalised pixels (B, T, 3, S, S); the result goes through `_as_tokens`."""
 
-
-def load_weights(name: str, folder: Path, *, part: str = "", **settings: object) -> PreTrainedModel:
-    """A model in float32 and evaluation mode.
-
-    Args:
-        name: of its class in transformers; heads and decoders that it does not have are left in the files.
-        folder: where its files lie.
-        part: the start of the names of the tensors that matter; others may be missing.
-        settings: of its configuration, instead of those in `config.json`, or of `from_pretrained`.
-
-    Raises:
-        TeacherError: weights that cannot be read, are not all there (transformers would draw those at random) or hold more of
-            an encoder than is described (transformers would drop it).
-        NotReadyError: transformers is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise NotReadyError("transformers is not installed", fix="Type `pip install 'transformers>=5,<6'`, or use `hog`.") from error
-    options = {"local_files_only": True, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        with _quiet():
-            model, found = getattr(transformers, name).from_pretrained(folder, **options, **settings)
-    except Exception as error:  # each weight format has its own errors, and some are not of any public type
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise TeacherError(f"the weights in {folder} cannot be loaded", got=reason, fix="Copy or fetch them again.") from error
-    _check_loaded(folder, found, part)
-    return model.eval().requires_grad_(False)
-
-
-def _check_loaded(folder: Path, found: Mapping[str, Any], part: str) -> None:
-    """Hold what transformers says of a load (its `loading_info`) against the encoder that `config.json` describes."""
-    missing = sorted(key for key in found["missing_keys"] if key.startswith(part))
-    reshaped = sorted(f"{key}, {tuple(got)} for {tuple(own)}" for key, got, own in found["mismatched_keys"] if key.startswith(part))
-    surplus = sorted(key for key in found["unexpected_keys"] if re.search(r"(^|\.)encoder\.", key))
-    lacking, more = "not all there", "more than its config.json describes"
-    for tensors, how, what in ((missing, "missing", lacking), (reshaped, "of another shape", lacking), (surplus, "too many", more)):
-        if tensors:
-            raise TeacherError(
-                f"the weights in {folder} are {what}",
-                got=f"{len(tensors)} tensors {how}, first {tensors[0]}",
-                expected="exactly the tensors of the encoder that its config.json describes",
-            )
-
-
-@contextmanager
-def recorded(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Record what each module gives when it runs in the block, in the order of `modules`; of a tuple its first part."""
-    outputs: list[Tensor] = [torch.empty(0)] * len(modules)
-
-    def record_at(place: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            outputs[place] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    handles = [module.register_forward_hook(record_at(place)) for place, module in enumerate(modules)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def in_float32(module: nn.Module) -> None:
-    """Make what a module gives float32, in whatever precision it computes."""
-    module.register_forward_hook(lambda module, args, output: output.float())
+    def _as_tokens(self, output: Tensor, num_clips: int) -> Tensor:
+        """Turn the output of the model or of a block into the tokens (B, N, E) of `num_clips` clips."""
+        return output
 
 
 def _size(config: Mapping[str, Any], name: str, default: int, family: str) -> int:
-    """A whole number of a configuration; a pair of equal ones counts as one."""
+    """Return a whole number of a configuration; a pair of equal ones counts as one."""
     value = config.get(name, default)
     if isinstance(value, list) and len(set(value)) == 1:
         value = value[0]
@@ -196,13 +142,19 @@ def _size(config: Mapping[str, Any], name: str, default: int, family: str) -> in
     return value
 
 
-def _pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of colours as the model's preprocessor says, else ImageNet's."""
+def processor_settings(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file of a model's preprocessor and its settings; none where there is no such file."""
     path = next((path for name in _PROCESSORS if (path := folder / name).is_file()), None)
     if path is None:
-        return IMAGENET
+        return None, {}
     settings = read_json(path)
-    settings = settings.get("video_processor", settings)
+    nested = settings.get("video_processor")
+    return path, nested if isinstance(nested, dict) else settings
+
+
+def _pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of colours as the model's preprocessor has them, else ImageNet's."""
+    path, settings = processor_settings(folder)
     if settings.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     try:
@@ -213,19 +165,3 @@ def _pixel_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise TeacherError(f"{path}: image_mean or image_std does not suit colour", got=f"{mean}, {std}", expected="3 numbers, std > 0")
     return mean, std
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, reports or warnings of transformers while the block runs."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

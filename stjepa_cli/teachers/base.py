@@ -82,6 +82,15 @@ class Teacher(ABC):
         """
 
     @classmethod
+    def find(cls, name: str) -> ModelFiles | None:
+        """Find files of a form of this plug-in's own, such as a checkpoint; None for all other names.
+
+        Raises:
+            StjepaError: The files are of that form and damaged.
+        """
+        return None
+
+    @classmethod
     @abstractmethod
     def load(cls, files: ModelFiles | None, outline: Outline, device: torch.device) -> Self:
         """Load the weights of `files` (None for a built-in) onto `device`.
@@ -174,7 +183,8 @@ def open_teacher(
     """Load a teacher; a Hub id that is not in the local Hugging Face cache is fetched.
 
     Args:
-        name: A built-in (`hog`), a local folder (`./hog` for one with a built-in's name), or a Hugging Face id.
+        name: A built-in (`hog`), a local folder (`./hog` for one with a built-in's name), a Hugging Face id, or a
+            checkpoint or a folder of checkpoints of a student.
         clip: How clips are cut: free for a built-in; for a model its sampling, its stride and the fields in `flexible`.
         layers: Numbers of the blocks whose tokens stand side by side, 1 the first, -1 the last; None for the tokens that
             the model ends with.
@@ -185,13 +195,14 @@ def open_teacher(
     Raises:
         TeacherError: There is no such teacher; its files are missing, damaged or cannot be fetched; no plug-in runs this
             kind of model; or it takes no clips of this geometry or has no such layer.
+        CheckpointError: The name is that of a student whose file is damaged.
     """
     built_in = _built_in(name, revision)
     if built_in is not None:
         outline = built_in.outline({}, clip)
         chosen = _chosen_layers(layers, outline, name)
         return _with_layers(built_in.load(None, outline, device), chosen)
-    files = local(name, revision) or fetch(name, revision, progress)
+    files = _find(name, revision) or fetch(name, revision, progress)
     cls, outline = _outline(files, clip)
     chosen = _chosen_layers(layers, outline, name)
     if files.revision != LOCAL and not files.has_weights():
@@ -215,12 +226,12 @@ def survey(name: str, *, clip: ClipSpec | None = None, layers: Sequence[int] | N
     built_in = _built_in(name, revision)
     if built_in is not None:
         return _surveyed(name, built_in, built_in.outline({}, clip), layers, "built in, needs no weights")
-    files = local(name, revision)
+    files = _find(name, revision)
     if files is None:
         return _survey_absent(name, clip, layers)
     cls, outline = _outline(files, clip)
     if files.revision == LOCAL:
-        return _surveyed(name, cls, outline, layers, f"a local folder with {len(files.weights())} weight file(s)")
+        return _surveyed(name, cls, outline, layers, files.description())
     at_hand = files.has_weights()
     detail = f"revision {files.revision[:12]} is in the local Hugging Face cache" + ("" if at_hand else ", but not its weights")
     return _surveyed(name, cls, outline, layers, detail, at_hand)
@@ -240,6 +251,12 @@ def _built_in(name: str, revision: str | None) -> type[Teacher] | None:
     if found is not None and revision is not None:
         raise TeacherError("only a Hugging Face id has revisions", got=f"{name} with revision {revision}")
     return found
+
+
+def _find(name: str, revision: str | None) -> ModelFiles | None:
+    """Find the files of a name on this disk; None for an id that is not in the local Hugging Face cache."""
+    found = (cls.find(name) for cls in _plugins()) if revision is None else iter(())
+    return next((files for files in found if files is not None), None) or local(name, revision)
 
 
 def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], Outline]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.core.types import ClipSpec, TeacherCard
-from stjepa_cli.teachers._pretrained import Pretrained, in_float32, load_weights
+from stjepa_cli.teachers._pretrained import Pretrained
+from stjepa_cli.teachers._weights import in_float32, load_weights
 from stjepa_cli.teachers.base import Outline
 
 if TYPE_CHECKING:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from stjepa_cli.core.types import ClipSpec, TeacherCard
-from stjepa_cli.teachers._pretrained import Pretrained, in_float32, load_weights
+from stjepa_cli.teachers._pretrained import Pretrained
+from stjepa_cli.teachers._weights import in_float32, load_weights
 
 if TYPE_CHECKING:
     from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Encoder
@@ -46,7 +47,7 @@ class VJepa2(Pretrained):
     @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VJEPA2Encoder:
         # transformers works out rows and columns from `crop_size`, not from the clip: another size would silently turn them wrong
-        geometry = {"frames_per_clip": clip.num_frames, "crop_size": clip.size_px, "patch_size": clip.patch_px}
+        geometry: dict[str, Any] = {"frames_per_clip": clip.num_frames, "crop_size": clip.size_px, "patch_size": clip.patch_px}
         return load_weights("VJEPA2Model", folder, part="encoder.", pred_num_hidden_layers=0, **geometry).encoder
 
     def _run(self, pixels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class TestHogContract(TeacherContract):
 
 def test_it_has_one_layer() -> None:
     for ask in (open_teacher, survey):
-        with pytest.raises(TeacherError, match="^hog has no such layer: got 2, expected 1 or -1, its only layer$"):
+        with pytest.raises(TeacherError, match=r"^hog has no such layer: got 2, expected 1 or -1, its only layer$"):
             ask("hog", layers=[1, 2])
 
 
