@@ -102,7 +102,7 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     progress.note("1/5 generating clips: the label is in the motion")
     write_ssv2(ssv2, recipe.num_clips, 64, recipe.seed, progress=progress)
     write_ucf101(ucf101, recipe.num_train, recipe.num_test, recipe.seed + 1, progress=progress)
-    teacher = str(files("stjepa_cli") / "assets" / TEACHER)
+    teacher = str(files("stjepa_cli") / "demo" / "assets" / TEACHER)
     progress.note("2/5 cache build: the teacher runs once over every clip")
     built = build_cache(BuildRequest(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim, workers=2), progress)
     progress.note("3/5 cache verify: every byte")
