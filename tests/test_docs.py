@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from stjepa_cli.main import app
+from stjepa_cli.models.export import export
+from tests.media import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "stjepa_cli"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ARCHITECTURE = ROOT / "docs" / "concepts" / "architecture.md"
+GENERATED = ROOT / "docs" / "reference" / "cli.md"
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced code blocks of a page in these languages."""
+    return [
+        code for language, code in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE) if language in languages
+    ]
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The arguments of every `stjepa ...` of a page's shell blocks, in whatever way it is started there."""
+    for block in blocks(page, "sh", "bash"):
+        plain = re.sub(r"\$\(\(.*?\)\)|\$\{?\w+\}?", "1", block.replace("\\\n", " "))
+        for line in re.split(r"\n|&&|\|\||;", plain):
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            for name in ("stjepa", "stjepa_cli"):
+                if name in words and (name == "stjepa_cli" or words[: words.index(name)] in ([], ["exec"])):
+                    yield words[words.index(name) + 1 :]
+
+
+def leaf(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and the words that are left."""
+    command: Any = typer.main.get_command(app)
+    while getattr(command, "commands", None) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{words[0]} is none of {', '.join(command.commands)}"
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def shown_options(command: Any) -> set[str]:
+    """The names of a command's options, without hidden ones."""
+    shown = [p for p in command.params if not getattr(p, "hidden", False)]
+    return {"--help", "--version"} | {name for p in shown for name in (*p.opts, *p.secondary_opts)}
 
 
 def test_the_command_reference_is_the_program() -> None:
@@ -21,14 +69,52 @@ def test_the_command_reference_is_the_program() -> None:
     assert module.PAGE.read_text() == module.page(), "type `make docs`"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+@each_page
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_options_that_are_named_exist(page: Path) -> None:
-    known = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "reference" / "cli.md").read_text()))
-    for line in re.findall(r"^\s*(?:\$ )?(stjepa [^\n]*)$", page.read_text(), flags=re.MULTILINE):
-        assert set(re.findall(r"--[a-z][a-z-]+", line)) <= known, line
+@each_page
+def test_the_program_takes_every_command_line(page: Path) -> None:
+    for words in command_lines(page):
+        command, rest = leaf(words)
+        command.make_context("stjepa", list(rest))
+        used = {word.split("=")[0] for word in rest if word.startswith("--")}
+        assert used <= shown_options(command), f"stjepa {shlex.join(words)}"
+
+
+@each_page
+def test_commands_and_options_in_the_text_exist(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        pytest.skip("names what was, too")
+    for text in re.findall(r"`stjepa ([^`\n]+)`", page.read_text()):
+        words = text.split()
+        command, rest = leaf(words)
+        assert {word for word in rest if re.fullmatch(r"--[a-z][a-z-]*", word)} <= shown_options(command), text
+
+
+@each_page
+def test_python_of_the_pages_imports_what_exists(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stjepa_cli"):
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(ROOT / "tests" / "golden" / "2026-11-21" / "checkpoints" / "checkpoint_step2.safetensors", tmp_path / "student")
+    write_video(tmp_path / "video.mp4")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    (block,) = blocks(ROOT / "README.md", "python")
+    exec(compile(block, "README.md", "exec"), found)
+    assert found["tokens"].shape == (1, found["student"].grid.num_tokens, found["student"].config.dim)
+
+
+def test_the_architecture_page_names_every_module_and_no_other() -> None:
+    sections = re.findall(r"^### `(\w+)/`.*?\n(.*?)(?=^##)", ARCHITECTURE.read_text() + "\n## end", re.DOTALL | re.MULTILINE)
+    named = {f"{room}/{name}.py" for room, text in sections for name in re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)}
+    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and path.parent != PACKAGE}
+    assert named == files
