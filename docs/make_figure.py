@@ -112,7 +112,9 @@ def _draw(rows: Mapping[str, Sequence[Tensor]], curves: Mapping[str, tuple[tuple
             for step, picture in enumerate(clip):
                 pen.picture(MARGIN + LABEL + column * (len(clip) * TILE + GAP) + step * TILE, y, picture)
     y = top + len(rows) * (TILE + 6) + 10
-    pen.text(MARGIN + LABEL, y, "Colours are the first three principal components of the tokens: tokens of one colour are alike to the model.")
+    pen.text(
+        MARGIN + LABEL, y, "Colours are the first three principal components of the tokens: tokens of one colour are alike to the model."
+    )
     _draw_curves(pen, curves, MARGIN + LABEL, y + 44, width - 2 * MARGIN - LABEL)
     return image
 

@@ -25,10 +25,7 @@ from stjepa_cli.models.student import Student
 from tests.media import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "stjepa_cli"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ARCHITECTURE = ROOT / "docs" / "concepts" / "architecture.md"
-GENERATED = ROOT / "docs" / "reference" / "cli.md"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -115,13 +112,6 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (block,) = blocks(ROOT / "README.md", "python")
     exec(compile(block, "README.md", "exec"), found)
     assert found["tokens"].shape == (1, found["student"].grid.num_tokens, found["student"].config.dim)
-
-
-def test_the_architecture_page_names_every_module_and_no_other() -> None:
-    sections = re.findall(r"^### `(\w+)/`.*?\n(.*?)(?=^##)", ARCHITECTURE.read_text() + "\n## end", re.DOTALL | re.MULTILINE)
-    named = {f"{room}/{name}.py" for room, text in sections for name in re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)}
-    files = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and path.parent != PACKAGE}
-    assert named == files
 
 
 def test_the_guide_counts_the_flops_that_the_code_counts() -> None:
