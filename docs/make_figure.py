@@ -112,9 +112,8 @@ def _draw(rows: Mapping[str, Sequence[Tensor]], curves: Mapping[str, tuple[tuple
             for step, picture in enumerate(clip):
                 pen.picture(MARGIN + LABEL + column * (len(clip) * TILE + GAP) + step * TILE, y, picture)
     y = top + len(rows) * (TILE + 6) + 10
-    pen.text(
-        MARGIN + LABEL, y, "Colours are the first three principal components of the tokens: tokens of one colour are alike to the model."
-    )
+    words = "Colours: the first three principal components of the tokens. Tokens of the same colour look alike to the model."
+    pen.text(MARGIN + LABEL, y, words)
     _draw_curves(pen, curves, MARGIN + LABEL, y + 44, width - 2 * MARGIN - LABEL)
     return image
 
@@ -128,7 +127,7 @@ def _draw_curves(pen: _Pen, curves: Mapping[str, tuple[tuple[int, float], ...]],
     def place(step: float, value: float) -> tuple[float, float]:
         return x + width * step / last, y + CURVE_HEIGHT * (high - value) / (high - low)
 
-    pen.text(MARGIN, y + CURVE_HEIGHT / 2, "pretraining")
+    pen.text(MARGIN, y - 16, "pretraining")
     for tick in (0.1 * k for k in range(1 + int(10 * low), 1 + int(10 * high))):
         pen.line([place(0, tick), place(last, tick)], PALE, 1)
         pen.text(x - 6, place(0, tick)[1], f"{tick:.1f}", anchor="rm")
