@@ -1,22 +1,21 @@
-"""Use case: say what a cache would take, before hours of GPU time."""
+"""Use case: report the size and the duration of a build before hours of GPU time are spent on it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
-from stjepa_cli.cache.engines.base import BuildRequest, load_teacher
+from stjepa_cli.cache.engines.base import Job
+from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.cache.shard_builder import Loaded, load
 from stjepa_cli.core.errors import CacheError, TeacherError
 from stjepa_cli.core.prefetch import ordered_map
-from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import TeacherCard
-from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.store.records import CacheHeader
 from stjepa_cli.teachers.base import Teacher, TeacherSurvey, survey
@@ -24,19 +23,28 @@ from stjepa_cli.teachers.base import Teacher, TeacherSurvey, survey
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a build would do.
+    """The plan of a build.
 
     Attributes:
-        clips: videos.
-        rows: clips times views.
-        bytes: of all shards; with frames, by the JPEGs of the sample.
-        skipped: rows that are in the cache already.
-        written: 0, as in a build that found nothing to do.
-        sampled: clips that were decoded, and encoded if the teacher is at hand, to measure the speed.
-        sample_failed: of them, those that could not be used.
-        clips_per_second: of the sample, None if nothing could be measured.
-        seconds: that the rows which are not stored would take at that speed.
-        measured: what was timed.
+        cache: The cache.
+        clips: Videos.
+        views: Rows per video.
+        rows: Clips times views.
+        shards: Shards of the whole cache.
+        bytes: Size of all shards; kept frames are estimated from the JPEGs of the sample.
+        skipped: Rows that are in the cache already.
+        latents: Tokens and channels of a row.
+        dtype: Type of the stored numbers.
+        frames: Whether the decoded clips are kept.
+        teacher: Name of the teacher.
+        licence: Licence of its weights.
+        sampled: Clips that were decoded, and encoded if the teacher is at hand, to measure the speed.
+        sample_failed: Clips of the sample that could not be used.
+        clips_per_second: Speed on the sample, None if nothing could be measured.
+        seconds: Time that the remaining rows would take at that speed.
+        measured: What the speed covers.
+        written: Always 0, as in a build that found nothing to do.
+        dry_run: Always true.
     """
 
     cache: str
@@ -60,25 +68,25 @@ class DryRun:
     dry_run: bool = True
 
 
-def dry_run(request: BuildRequest, *, sample: int = 16, progress: Progress = SILENT) -> DryRun:
-    """What `cache.build` would do; nothing is written and nothing is fetched.
+def dry_run(request: BuildRequest, runtime: Runtime = Runtime(), *, sample: int = 16) -> DryRun:
+    """Report what `build` would do; nothing is written and nothing is fetched.
 
     Args:
-        request: what to build.
-        sample: clips to time, spread over the list; 0 for none.
-        progress: is told of them.
+        request: The cache to build.
+        runtime: Device, threads, batch size, and the receiver of progress.
+        sample: Clips to time, spread over the list; 0 for none.
 
     Raises:
-        DatasetError: the data set is not there or its lists cannot be read.
-        TeacherError: nothing is known of the teacher's geometry.
-        CacheError: what is at the cache's place is another cache or a damaged one.
+        DatasetError: The data set is not there or its lists cannot be read.
+        TeacherError: The geometry of the teacher is not known.
+        CacheError: Another cache, or a damaged one, is in the place of this one.
     """
-    items = request.items()
-    found = survey(request.teacher, clip=request.clip)
-    teacher = load_teacher(request, progress) if found.at_hand and sample else None
-    header = request.header(request.clips(items), teacher.card if teacher else _card(request, found), {})
-    stored = _stored(request, header)
-    timed = _time(items, header, teacher, request, sample, progress)
+    job = Job(request, runtime)
+    found = survey(request.teacher.name, clip=request.teacher.clip)
+    teacher = job.teacher if found.at_hand and sample else None
+    header = job.header(teacher.card if teacher else _partial_card(request, found), {})
+    stored = _stored_rows(request, header)
+    timed = _time_sample(job, header, teacher, sample)
     rate = timed.rows / timed.seconds if timed.rows and timed.seconds > 0 else None
     left = header.num_rows - stored
     return DryRun(
@@ -92,7 +100,7 @@ def dry_run(request: BuildRequest, *, sample: int = 16, progress: Progress = SIL
         latents=(header.num_tokens, header.latent_dim),
         dtype=header.dtype,
         frames=header.frames,
-        teacher=request.teacher,
+        teacher=request.teacher.name,
         licence=found.licence,
         sampled=timed.sampled,
         sample_failed=timed.failed,
@@ -104,7 +112,15 @@ def dry_run(request: BuildRequest, *, sample: int = 16, progress: Progress = SIL
 
 @dataclass(frozen=True)
 class _Timed:
-    """A sample that was made: clips taken, clips that failed, rows and seconds that were timed, mean bytes of JPEGs."""
+    """The timing of a sample.
+
+    Attributes:
+        sampled: Clips taken.
+        failed: Clips that could not be used.
+        rows: Rows that were timed.
+        seconds: Duration of those.
+        frames_bytes: Mean size of the JPEGs of a clip.
+    """
 
     sampled: int
     failed: int
@@ -113,16 +129,15 @@ class _Timed:
     frames_bytes: int
 
 
-def _time(
-    items: Sequence[VideoItem], header: CacheHeader, teacher: Teacher | None, request: BuildRequest, sample: int, progress: Progress
-) -> _Timed:
-    """Make a few rows and throw them away; the first batch, which warms up, is not timed if there are others."""
+def _time_sample(job: Job, header: CacheHeader, teacher: Teacher | None, sample: int) -> _Timed:
+    """Make a few rows and discard them; the first batch, which warms up, is not timed if there are others."""
+    runtime, items = job.runtime, job.items
     chosen = items[:: max(1, len(items) // sample)][:sample] if sample else ()
-    size = max(1, min(request.batch_size, len(chosen) // 2))
+    size = max(1, min(runtime.batch_size, len(chosen) // 2))
     done: list[Loaded] = []
     started, untimed = time.monotonic(), 0
-    loads = ordered_map(lambda item: load(item, header, 0), chosen, num_workers=request.workers)
-    with progress.task("timed sample", total=len(chosen)) as task, closing(loads):
+    loads = ordered_map(lambda item: load(item, header, 0), chosen, num_workers=runtime.workers)
+    with runtime.progress.task("timed sample", total=len(chosen)) as task, closing(loads):
         while batch := list(islice(loads, size)):
             pixels = [entry.pixels for entry in batch if entry.pixels is not None]
             if teacher is not None and pixels:
@@ -136,14 +151,16 @@ def _time(
     return _Timed(len(done), failed, len(done) - untimed, time.monotonic() - started, sum(made) // max(1, len(made)))
 
 
-def _card(request: BuildRequest, found: TeacherSurvey) -> TeacherCard:
-    """As much of a teacher's card as can be known without its weights."""
+def _partial_card(request: BuildRequest, found: TeacherSurvey) -> TeacherCard:
+    """Return as much of the card of a teacher as is known without its weights."""
+    name = request.teacher.name
     if found.clip is None:
-        raise TeacherError(f"the geometry of {request.teacher} is not known here", got=found.detail, fix="Name a local folder, or `hog`.")
-    return TeacherCard(request.teacher, found.kind, "unknown", "", found.licence, found.dim or 0, found.clip)
+        raise TeacherError(f"the geometry of {name} is not known here", got=found.detail, fix="Name a local folder, or `hog`.")
+    return TeacherCard(name, found.kind, "unknown", "", found.licence, found.dim or 0, found.clip)
 
 
-def _stored(request: BuildRequest, header: CacheHeader) -> int:
+def _stored_rows(request: BuildRequest, header: CacheHeader) -> int:
+    """Return the number of rows that are in the cache already."""
     if request.overwrite or not LatentStore.exists(request.cache):
         return 0
     store = LatentStore.open(request.cache)

@@ -1,4 +1,4 @@
-"""Use case: look into a latent cache without running anything."""
+"""Use case: describe a latent cache without running a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stjepa_cli.store.records import CacheHeader
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Of each stored channel over a sample of rows: D numbers each."""
+    """Statistics of each stored channel over a sample of rows, D numbers each."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -26,18 +26,22 @@ class ChannelStatistics:
 
 @dataclass(frozen=True)
 class CacheReport:
-    """What a cache holds.
+    """The content of a cache.
 
     Attributes:
-        rows: clips times views.
-        stored: rows that hold latents.
-        failed: rows whose videos could not be used.
-        missing: rows that are not built yet.
-        bytes: of all finished shards.
-        sampled: rows that the statistics are of.
-        constant_channels: channels that never change in the sample, as those beyond a narrow teacher's width.
-        mean_cosine: between the tokens of the sample and their mean: near 1, a constant answer would already be a good one.
-        channels: None if nothing is stored.
+        path: The cache.
+        header: Its header.
+        rows: Clips times views.
+        stored: Rows that hold latents.
+        failed: Rows whose videos could not be used.
+        missing: Rows that are not built yet.
+        shards: Shards of the whole cache.
+        shards_done: Finished shards.
+        bytes: Size of all finished shards.
+        sampled: Rows that the statistics are computed from.
+        constant_channels: Channels that never change in the sample, like those beyond the width of a narrow teacher.
+        mean_cosine: Mean cosine between the tokens of the sample and their mean; near 1, a constant answer is already good.
+        channels: Statistics per channel, None if nothing is stored.
     """
 
     path: str
@@ -55,20 +59,20 @@ class CacheReport:
     channels: ChannelStatistics | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
+        """Return the report as JSON-able values."""
         return asdict(self) | {"header": to_dict(self.header), "digest": self.header.digest}
 
 
 def inspect_cache(path: Location, *, sample: int = 64, seed: int = 0) -> CacheReport:
-    """Read a cache's header, marks and some of its rows.
+    """Read the header, the manifests and some of the rows of a cache.
 
     Args:
-        path: the cache.
-        sample: rows that the statistics are of.
-        seed: of their choice.
+        path: The cache.
+        sample: Rows to compute the statistics from.
+        seed: Seed of their choice.
 
     Raises:
-        CacheError: there is no cache, or a part of what is read is damaged.
+        CacheError: There is no cache, or a part that is read is damaged.
     """
     store = LatentStore.open(path)
     header, rows, done = store.header, store.usable_rows(), store.done()
@@ -94,7 +98,7 @@ def inspect_cache(path: Location, *, sample: int = 64, seed: int = 0) -> CacheRe
 
 
 def _channels(tokens: torch.Tensor) -> ChannelStatistics:
-    """Of tokens (rows * N, D)."""
+    """Return the statistics of tokens (rows * N, D)."""
     low, high = tokens.aminmax(dim=0)
     parts = (tokens.mean(0), tokens.std(0, correction=0), low, high)
     return ChannelStatistics(*(tuple(round(value, 5) + 0.0 for value in part.tolist()) for part in parts))

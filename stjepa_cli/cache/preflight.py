@@ -1,4 +1,4 @@
-"""Is this machine ready: what is there, what is missing, and the next step for each thing that is not."""
+"""Use case: check whether this machine is ready, and name the next step for everything that is missing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from stjepa_cli.core.config import LATENT_DIM
 from stjepa_cli.core.errors import DatasetError, NotReadyError, StjepaError, VideoError
 from stjepa_cli.core.locations import Location, is_local, total_bytes
 from stjepa_cli.core.prefetch import ordered_map
-from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import Dataset, VideoItem, folder_sizes, open_dataset, spread
 from stjepa_cli.data.video import ffmpeg_version, read_clip
 from stjepa_cli.teachers.base import survey
 
 ADVISED_GPU_BYTES = 16 * 10**9
+ALL_CORES = Runtime(workers=os.cpu_count() or 1)
 NUM_SAMPLED = 8
 NUM_NAMED = 3
 NUM_SSV2_TRAIN = 168_913
@@ -28,13 +29,13 @@ OTHER_TEACHERS = "Pass --teacher a local folder of a VideoMAE or V-JEPA 2, or --
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: stable, for scripts: `ffmpeg`, `gpu`, `ssv2`, `ssv2-decode`, `ucf101`, `ucf101-decode`, `disk`, `teacher`.
-        ok: whether it will do.
-        detail: what was found.
-        fix: the next step, a command or an address; empty if `ok`.
+        name: Stable name for scripts: `ffmpeg`, `gpu`, `ssv2`, `ssv2-decode`, `ucf101`, `ucf101-decode`, `disk`, `teacher`.
+        ok: Whether it passed.
+        detail: Findings.
+        fix: The next step, a command or an address; empty if `ok`.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What was found; `ok` if every check is."""
+    """The results of all checks; `ok` if every one passed."""
 
     ok: bool
     checks: tuple[Check, ...]
@@ -53,33 +54,33 @@ class PreflightReport:
 
 @dataclass(frozen=True)
 class _Listing:
-    """A data set as its lists and the disk show it: the split's items, and the bytes of each file that is there."""
+    """A data set according to its lists and the disk: the items of each split, and the size of each file that is there."""
 
     dataset: Dataset
     splits: dict[str, tuple[VideoItem, ...]]
     sizes: dict[str, int]  # by text: with 220,000 files, paths as keys take most of the time
 
     def usable(self) -> tuple[VideoItem, ...]:
-        """The listed videos that are there and not empty, each file once."""
+        """Return the listed videos that are there and not empty, each file once."""
         by_path = {str(item.path): item for items in self.splits.values() for item in items}
         return tuple(item for path, item in by_path.items() if self.sizes.get(path))
 
 
 def preflight(
-    ssv2: Location, ucf101: Location, cache: Location, teacher: str, *, deep: bool, progress: Progress = SILENT
+    ssv2: Location, ucf101: Location, cache: Location, teacher: str, *, deep: bool, runtime: Runtime = ALL_CORES
 ) -> PreflightReport:
-    """Look at everything that the commands need; changes and downloads nothing.
+    """Check everything that the commands need; nothing is changed or downloaded.
 
     Args:
-        ssv2: root of Something-Something v2, a folder or a URL.
-        ucf101: root of UCF-101, likewise.
-        cache: where the latent cache is or will be, likewise.
-        teacher: id, folder or built-in name of the teacher.
-        deep: decode every listed video instead of a small sample of each data set.
-        progress: hears how many videos are decoded, and of each one that is not.
+        ssv2: Folder or URL of Something-Something v2.
+        ucf101: Folder or URL of UCF-101.
+        cache: Folder or URL of the latent cache, existing or not.
+        teacher: Id, folder or built-in name of the teacher.
+        deep: Decode every listed video instead of a small sample of each data set.
+        runtime: Decoding threads, and the receiver of progress.
     """
     checks = [_ffmpeg(), _gpu()]
-    num_train = NUM_SSV2_TRAIN  # a size to plan with as long as there is no list
+    num_train = NUM_SSV2_TRAIN  # a size to plan with until there is a list
     for name, root in (("ssv2", ssv2), ("ucf101", ucf101)):
         try:
             listing = _list(open_dataset(name, root))
@@ -87,7 +88,7 @@ def preflight(
             problem = Check(name, False, _plain(error), error.fix or "")
             checks += [problem, Check(f"{name}-decode", False, "not tried: the data set cannot be listed", problem.fix)]
             continue
-        checks += [_files(name, listing), _decode(name, listing, deep, checks[0], progress)]
+        checks += [_files(name, listing), _decode(name, listing, deep, checks[0], runtime)]
         if name == "ssv2":
             num_train = len(listing.splits["train"])
     at_hand, clip = _teacher(teacher)
@@ -103,7 +104,7 @@ def _ffmpeg() -> Check:
 
 
 def _gpu() -> Check:
-    """Never a failure: everything runs on the CPU, only not at full size."""
+    """Describe the GPU; its absence is no failure, because everything runs on the CPU, only not at full size."""
     if not torch.cuda.is_available():
         return Check("gpu", True, "no CUDA GPU: everything runs on the CPU, with the teacher hog and the presets tiny and small")
     memory = torch.cuda.get_device_properties(0).total_memory
@@ -114,16 +115,16 @@ def _gpu() -> Check:
 
 
 def _list(dataset: Dataset) -> _Listing:
-    """All lists of a data set and the sizes of the files that they name; each folder is read once.
+    """Read all lists of a data set and the sizes of the files that they name; each folder is read once.
 
     Raises:
-        DatasetError: a list that must be there is missing or cannot be read.
+        DatasetError: A required list is missing or cannot be read.
     """
     splits = {}
     for split in dataset.splits:
         if dataset.list_file(split).is_file() or split not in dataset.optional_splits:
             splits[split] = dataset.videos(split)
-    names: dict[str, set[str]] = defaultdict(set)  # of the listed files, by the text of their folder with its last slash
+    names: dict[str, set[str]] = defaultdict(set)  # names of the listed files, by the text of their folder with its last slash
     folders: dict[str, Location] = {}
     for item in (item for items in splits.values() for item in items):
         before, slash, name = str(item.path).rpartition("/")
@@ -135,7 +136,7 @@ def _list(dataset: Dataset) -> _Listing:
 
 
 def _files(name: str, listing: _Listing) -> Check:
-    """Counts of listed, present, missing and empty files in each split."""
+    """Count the listed, present, missing and empty files in each split."""
     dataset, parts, bad = listing.dataset, [], 0
     for split, items in listing.splits.items():
         missing = [item.path.name for item in items if str(item.path) not in listing.sizes]
@@ -155,8 +156,8 @@ def _files(name: str, listing: _Listing) -> Check:
     return Check(name, False, detail, fix)
 
 
-def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, progress: Progress) -> Check:
-    """Cut a clip from videos as a build does: from all of them if `deep`, else from a few of different classes."""
+def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, runtime: Runtime) -> Check:
+    """Decode a clip from videos as a build does: from all of them if `deep`, else from a few of different classes."""
     name = f"{name}-decode"
     usable = listing.usable()
     if not ffmpeg.ok:
@@ -165,19 +166,19 @@ def _decode(name: str, listing: _Listing, deep: bool, ffmpeg: Check, progress: P
         return Check(name, False, "not tried: there are no videos", listing.dataset.how_to_get)
     chosen = usable if deep else spread(usable, NUM_SAMPLED)
     failures: list[VideoError] = []
-    with progress.task(f"decoding {listing.dataset.title}", total=len(chosen), unit="videos") as task:
-        for failure in ordered_map(_failure, chosen, num_workers=os.cpu_count() or 1):
+    with runtime.progress.task(f"decoding {listing.dataset.title}", total=len(chosen), unit="videos") as task:
+        for failure in ordered_map(_failure, chosen, num_workers=runtime.workers):
             if failure:
                 failures.append(failure)
-                progress.note(str(failure))
+                runtime.progress.note(str(failure))
             task.advance(failed=len(failures))
     tried = f"{len(chosen):,} of {len(usable):,} videos tried"
     if not failures:
-        return Check(name, True, f"{tried}, all decode" + ("" if deep else "; --deep tries all"))
+        return Check(name, True, f"{tried}, all decode" + ("" if deep else "; --deep decodes all"))
     named = failures if deep else failures[:NUM_NAMED]
     detail = f"{tried}, {len(failures):,} cannot be decoded: " + "; ".join(map(str, named))
     fix = f"Unpack them again from the files of {listing.dataset.homepage}; " + ("" if deep else "--deep lists all that are damaged; ")
-    fix += "a build goes on without them."
+    fix += "a build skips them."
     return Check(name, False, detail, fix)
 
 
@@ -190,7 +191,7 @@ def _failure(item: VideoItem) -> VideoError | None:
 
 
 def _teacher(name: str) -> tuple[Check, ClipSpec]:
-    """Whether the weights are on this machine, under which licence, and the clips that they take (a guess if unknown)."""
+    """Check that the weights are on this machine; return their clip geometry too (the default if it is unknown)."""
     try:
         found = survey(name)
     except StjepaError as error:
@@ -201,7 +202,7 @@ def _teacher(name: str) -> tuple[Check, ClipSpec]:
 
 
 def _disk(cache: Location, num_clips: int, clip: ClipSpec) -> Check:
-    """Free space where the cache lies or will lie, against float16 latents of every clip less what is there already."""
+    """Compare the free space with the float16 latents of every clip that are not there yet."""
     needed = num_clips * clip.grid.num_tokens * LATENT_DIM * 2
     takes = f"a cache of {num_clips:,} train clips of {clip.grid.num_tokens:,} tokens takes {_gb(needed)}"
     try:
@@ -210,7 +211,7 @@ def _disk(cache: Location, num_clips: int, clip: ClipSpec) -> Check:
         return Check("disk", False, f"{cache} cannot be read ({error})", "Pass --cache or set STJEPA_CACHE: a place of your own.")
     takes += f", of which {_gb(written)} are there" if written else ""
     if not is_local(cache):
-        return Check("disk", True, f"{cache} does not say how much room it has; {takes}")
+        return Check("disk", True, f"the free space of {cache} is not known; {takes}")
     place = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     detail = f"{_gb(free)} free at {place}; {takes}"
@@ -223,17 +224,17 @@ def _disk(cache: Location, num_clips: int, clip: ClipSpec) -> Check:
 
 
 def _plain(error: StjepaError) -> str:
-    """What an error says, without its next step."""
+    """Return the text of an error without its next step."""
     return str(error).removesuffix(f". {error.fix}")
 
 
 def _some(names: list[str]) -> str:
-    """The first few of some names."""
+    """Return the first few names."""
     return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
 
 
 def _gb(num_bytes: int) -> str:
-    """10^9 bytes, two digits below 10; 10^6 bytes where that would be nothing."""
+    """Return a size in GB, with two digits below 10 GB, or in MB if it is small."""
     if num_bytes < 10**8:
         return f"{num_bytes / 1e6:,.1f} MB"
     return f"{num_bytes / 1e9:,.0f} GB" if num_bytes >= 10**10 else f"{num_bytes / 1e9:.1f} GB"

@@ -1,8 +1,8 @@
-"""Filling shards: decoders, teacher and writer at work at the same time, with bounded memory.
+"""Fills shards: decoders, teacher and writer work at the same time, with bounded memory.
 
 ```text
 decoding threads          caller's thread             writing thread
-video -> clip, JPEGs  ->  teacher, projection     ->  append, sync, journal; publish, mark
+video -> clip, JPEGs  ->  teacher, projection     ->  append, sync, journal; publish, manifest
   (a few clips ahead)       (one batch)                 (at most two batches wait)
 ```
 """
@@ -24,6 +24,7 @@ from stjepa_cli.core.errors import TeacherError, VideoError
 from stjepa_cli.core.files import file_digest
 from stjepa_cli.core.locations import driver_errors
 from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.data.video import read_clip
@@ -40,12 +41,12 @@ MAX_WAITING = 2
 
 @dataclass(frozen=True)
 class Loaded:
-    """A row on its way: with a clip that the teacher is to see, with bytes that are stored already, or failed.
+    """A row on its way: with a clip for the teacher, with bytes that are stored already, or failed.
 
     Attributes:
-        record: what it was made from, or why it was not made.
+        record: The origin of the row, or the reason why it could not be made.
         pixels: uint8 (T, 3, S, S), None if there is nothing to encode.
-        data: bytes by column that are known before the teacher has run.
+        data: The bytes, by column, that are known before the teacher has run.
     """
 
     record: RowRecord
@@ -55,13 +56,13 @@ class Loaded:
 
 @dataclass
 class BuildCounts:
-    """What was done.
+    """The rows that a build has dealt with.
 
     Attributes:
-        written: rows stored.
-        failed: rows recorded as failed.
-        kept: rows that an earlier, stopped build had stored in a shard that this one went on with.
-        cosine_sum: over the rows written, of int8 latents to what the teacher said.
+        written: Rows that were stored.
+        failed: Rows that were recorded as failed.
+        kept: Rows that an earlier, stopped build had stored in a shard that this one resumed.
+        cosine_sum: Sum over the rows written of the cosine between int8 latents and the teacher's.
     """
 
     written: int = 0
@@ -70,7 +71,7 @@ class BuildCounts:
     cosine_sum: float = 0.0
 
     def add(self, other: BuildCounts) -> None:
-        """Take in another tally."""
+        """Add other counts to these."""
         self.written += other.written
         self.failed += other.failed
         self.kept += other.kept
@@ -86,64 +87,56 @@ OnBatch = Callable[[BuildCounts], None]
 
 
 class ShardBuilder:
-    """Fills shards of one cache with one teacher.
+    """Fills shards of one cache with the latents of one teacher.
 
     Args:
-        store: the cache.
-        items: the videos, in the order of its clip list.
-        teacher: the very one that its header names.
-        batch_size: rows that the teacher sees at once.
-        workers: threads that decode.
-        retry: rows that were recorded as failed and are to be tried again.
+        store: The cache.
+        items: The videos, in the order of its clip list.
+        teacher: The teacher that its header names.
+        runtime: Decoding threads, and rows per batch of the teacher.
+        retry: Rows that were recorded as failed and are to be tried again.
     """
 
     def __init__(
-        self,
-        store: LatentStore,
-        items: Sequence[VideoItem],
-        teacher: Teacher,
-        *,
-        batch_size: int,
-        workers: int,
-        retry: frozenset[int] = frozenset(),
+        self, store: LatentStore, items: Sequence[VideoItem], teacher: Teacher, runtime: Runtime, *, retry: frozenset[int] = frozenset()
     ) -> None:
         self.store, self.items, self.teacher = store, items, teacher
-        self.batch_size, self.workers, self.retry = batch_size, workers, retry
+        self.batch_size, self.workers, self.retry = runtime.batch_size, runtime.workers, retry
         self.projection: Projection = store.projection()
         self._rewritten = {row // store.header.rows_per_shard for row in retry}
 
     def run(self, shards: Sequence[int], on_batch: OnBatch) -> BuildCounts:
         """Fill shards, one after the other.
 
-        Batches begin at multiples of the batch size within a shard, so that a build that was stopped and went on gives the
+        Batches begin at multiples of the batch size within a shard, so that a build that was stopped and resumed gives the
         teacher the same batches, and stores the same bytes, as one that was not.
 
         Args:
-            shards: to fill, or to fill the gaps of.
-            on_batch: called with what became safe, and only then.
+            shards: The shards to fill; those that are partly filled are completed.
+            on_batch: Called with the counts of rows once they are safe.
 
         Raises:
-            CacheError: someone else is writing one of them.
-            TeacherError: latents that are not finite.
-            StjepaError: the disk is full.
+            CacheError: Another process is writing one of them.
+            TeacherError: Latents are not finite.
+            StjepaError: The disk is full.
         """
         total = BuildCounts()
 
-        def safe(tally: BuildCounts) -> None:
-            total.add(tally)
-            on_batch(tally)
+        def safe(counts: BuildCounts) -> None:
+            total.add(counts)
+            on_batch(counts)
 
-        plan = _Plan(self.store, shards, safe)
-        # a whole batch is decoded while the teacher has another
-        rows = ordered_map(self._load, plan, num_workers=self.workers, look_ahead=self.batch_size + 2 * self.workers)
-        with closing(plan), _Output(plan, safe) as output, closing(rows):
+        queue = _RowQueue(self.store, shards, safe)
+        # a whole batch is decoded while the teacher works on another
+        rows = ordered_map(self._load, queue, num_workers=self.workers, look_ahead=self.batch_size + 2 * self.workers)
+        with closing(queue), _Output(queue, safe) as output, closing(rows):
             batch: list[Loaded] = []
             for row, loaded in rows:
                 batch.append(loaded)
                 shard, number = divmod(row, self.store.header.rows_per_shard)
                 last = row == self.store.rows_of(shard)[-1]
                 if last or (number + 1) % self.batch_size == 0:
-                    output.put(shard, *self._encode(batch), finish=last)
+                    output.put(shard, *self.encode(batch), finish=last)
                     batch = []
             output.drain()
         return total
@@ -157,7 +150,7 @@ class ShardBuilder:
         return row, load(self.items[clip], self.store.header, view)
 
     def _stored(self, row: int) -> Loaded:
-        """A row of a shard that is written again for the sake of others."""
+        """Return a row of a shard that is written again because of its other rows."""
         record = self.store.record(row)
         if record.error is not None:
             return Loaded(record)
@@ -167,10 +160,10 @@ class ShardBuilder:
 
     # ---- one batch, in the caller's thread ----------------------------------------------------------------------
 
-    def _encode(self, batch: Sequence[Loaded]) -> tuple[list[NewRow], BuildCounts]:
-        """Rows ready to be written, and what they count for."""
+    def encode(self, batch: Sequence[Loaded]) -> tuple[list[NewRow], BuildCounts]:
+        """Run the teacher over a batch; return its rows, ready to be written, and their counts."""
         clips = [entry.pixels for entry in batch if entry.pixels is not None]
-        tally = BuildCounts(len(clips), failed=sum(entry.record.error is not None for entry in batch))
+        counts = BuildCounts(len(clips), failed=sum(entry.record.error is not None for entry in batch))
         made: Iterator[dict[str, bytes]] = iter(())
         if clips:
             latents = self.projection(self.teacher.encode(torch.stack(clips)))
@@ -180,13 +173,13 @@ class ShardBuilder:
                 )
             rows = quantization.encode(latents, self.store.header.dtype)
             if self.store.header.dtype != "float16":
-                tally.cosine_sum = quantization.cosine(latents, rows, self.store.header.dtype) * len(clips)
+                counts.cosine_sum = quantization.cosine(latents, rows, self.store.header.dtype) * len(clips)
             made = iter(rows)
-        return [NewRow(entry.record, entry.data | (next(made) if entry.pixels is not None else {})) for entry in batch], tally
+        return [NewRow(entry.record, entry.data | (next(made) if entry.pixels is not None else {})) for entry in batch], counts
 
 
 def load(item: VideoItem, header: CacheHeader, view: int) -> Loaded:
-    """Decode one view of a video; what is wrong with it becomes its record."""
+    """Decode one view of a video; if it cannot be used, the reason goes into its record."""
     spec: ClipSpec = header.teacher.clip
     try:
         clip = read_clip(item.path, spec, clip_id=item.id, view=view, seed=header.view_seed)
@@ -208,8 +201,8 @@ def load(item: VideoItem, header: CacheHeader, view: int) -> Loaded:
     return Loaded(record, clip.pixels, {"frames": frames.encode_clip(clip.pixels)} if header.frames else {})
 
 
-class _Plan:
-    """The rows to load, shard after shard; a shard's writer is opened when the decoders come to it."""
+class _RowQueue:
+    """The rows to load, shard after shard; the writer of a shard is opened when the decoders reach it."""
 
     def __init__(self, store: LatentStore, shards: Sequence[int], safe: OnBatch) -> None:
         self.store, self.shards, self.safe = store, shards, safe
@@ -223,31 +216,31 @@ class _Plan:
             if writer.rows:
                 self.safe(BuildCounts(kept=len(writer.rows)))
             rest = self.store.rows_of(shard)[len(writer.rows) :]
-            if not rest:  # a build was killed between the last row and the mark
+            if not rest:  # a build was killed between the last row and the manifest
                 self.publish(shard)
             yield from rest
 
     def writer(self, shard: int) -> ShardWriter:
-        """The open writer of a shard."""
+        """Return the open writer of a shard."""
         return self._open[shard][0]
 
     def publish(self, shard: int) -> None:
-        """Put a whole shard in its place and let go of it."""
+        """Move a complete shard to its place and release it."""
         writer, stack = self._open.pop(shard)
         with stack:
             self.store.publish(writer)
 
     def close(self) -> None:
-        """Let go of what is not whole; its rows that are safe stay."""
+        """Release incomplete shards; their safe rows stay."""
         for _, stack in self._open.values():
             stack.close()
 
 
 class _Output:
-    """The writing thread: takes batches in order and says when they are safe."""
+    """The writing thread: takes batches in order and reports when they are safe."""
 
-    def __init__(self, plan: _Plan, safe: OnBatch) -> None:
-        self.plan, self.safe = plan, safe
+    def __init__(self, queue: _RowQueue, safe: OnBatch) -> None:
+        self.queue, self.safe = queue, safe
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stjepa-write")
         self._waiting: deque[Future[BuildCounts]] = deque()
         self._broken = False
@@ -256,44 +249,44 @@ class _Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was handed over is still written if the build was interrupted."""
+        """Finish writing what was handed over, even if the build was interrupted."""
         self._pool.shutdown(wait=True)
         for done in self._waiting:
-            with suppress(Exception):  # what went wrong first is on its way already
+            with suppress(Exception):  # the first error is being raised already
                 self.safe(done.result())
 
-    def put(self, shard: int, rows: Sequence[NewRow], tally: BuildCounts, *, finish: bool) -> None:
-        """Write rows; waits while others are waiting."""
-        self._waiting.append(self._pool.submit(self._write, shard, rows, tally, finish))
+    def put(self, shard: int, rows: Sequence[NewRow], counts: BuildCounts, *, finish: bool) -> None:
+        """Write rows; block while too many batches are waiting."""
+        self._waiting.append(self._pool.submit(self._write, shard, rows, counts, finish))
         while len(self._waiting) > MAX_WAITING:
             self.safe(self._waiting.popleft().result())
 
     def drain(self) -> None:
-        """Wait for all."""
+        """Wait until all batches are written."""
         while self._waiting:
             self.safe(self._waiting.popleft().result())
 
-    def _write(self, shard: int, rows: Sequence[NewRow], tally: BuildCounts, finish: bool) -> BuildCounts:
+    def _write(self, shard: int, rows: Sequence[NewRow], counts: BuildCounts, finish: bool) -> BuildCounts:
         if self._broken:  # a batch before this one was not written: nothing may follow it
             return BuildCounts()
         self._broken = True
-        self.plan.writer(shard).append(rows)
+        self.queue.writer(shard).append(rows)
         if finish:
-            self.plan.publish(shard)
-            _give_back()
+            self.queue.publish(shard)
+            _trim_memory()
         self._broken = False
-        return tally
+        return counts
 
 
-def _give_back() -> None:
-    """Return freed memory to the system: clips and batches come and go, and glibc keeps what lies between them (measured)."""
+def _trim_memory() -> None:
+    """Return freed memory to the system: glibc keeps the gaps that clips and batches leave (measured)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def failures_to_retry(store: LatentStore) -> frozenset[int]:
-    """The failed rows that `failures.jsonl` lists; all of them if there is no such file."""
+    """Return the failed rows that `failures.jsonl` lists, or all of them if there is no such file."""
     failed = {failure.row for failure in store.failures()}
     try:
         with driver_errors():

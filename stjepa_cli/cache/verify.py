@@ -1,4 +1,4 @@
-"""Use case: check a cache: its files, its bytes, or whether it belongs to these videos and this teacher."""
+"""Use case: check the files of a cache, its bytes, or that it belongs to these videos and this teacher."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from stjepa_cli.cache.request import Part
 from stjepa_cli.cache.shard_checks import check_shard, origin_of, stray_files
-from stjepa_cli.core.devices import pick_device
+from stjepa_cli.core.config import dataset_root
 from stjepa_cli.core.errors import CacheError, ConfigError, VideoError
 from stjepa_cli.core.files import file_digest
 from stjepa_cli.core.locations import Location, driver_errors
 from stjepa_cli.core.prefetch import ordered_map
-from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.video import decode
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.store.locks import CREATION, holding
 from stjepa_cli.store.projection import Projection
-from stjepa_cli.store.records import Fault, Part, RowRecord, runs_of
+from stjepa_cli.store.records import Fault, RowRecord
 from stjepa_cli.store.shard_format import checksum
 from stjepa_cli.teachers.base import Teacher, open_teacher
 
 LEVELS = ("quick", "full", "recompute")
+ALL_CORES = Runtime(workers=os.cpu_count() or 1)
 
 TOLERANCE = 0.05
-"""Relative L2 distance, over a clip, of latents computed again to those stored. Another precision or another kind of
+"""Largest relative L2 distance, over a clip, between recomputed and stored latents. Another precision or another kind of
 processor gives up to 0.02, another teacher, projection or video about 1.4."""
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """What the level `recompute` needs.
+    """The settings of the level `recompute`.
 
     Attributes:
-        data_root: the folder or URL that the cache was built from.
-        sample: clips to compute again, drawn from those stored.
-        seed: of the draw.
-        teacher: where the teacher is, None for the name in the header.
-        device: where it computes.
+        data_root: Folder or URL that the cache was built from; None for the usual place of its data set.
+        sample: Clips to recompute, a random sample of those stored.
+        seed: Seed of the sample.
+        teacher: Name or folder of the teacher, None for the name in the header.
     """
 
-    data_root: Location
+    data_root: Location | None = None
     sample: int = 16
     seed: int = 0
     teacher: str | None = None
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
 class Gap:
-    """What is missing of a part: `3 5-9` are its shards that no build has finished, `command` fills them."""
+    """The unfinished shards of a part, like `3 5-9`, their number of rows, and the command that fills them."""
 
     part: str
     shards: str
@@ -64,24 +64,30 @@ class Gap:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What a check found.
+    """The findings of a check.
 
     Attributes:
-        ok: nothing is missing, corrupt, foreign or extra, and what was computed again is the same.
-        expected: rows that the cache is for.
-        present: rows whose latents are there and pass.
-        missing: rows that are not there yet, or no longer.
-        failed: rows that have no latents because their videos could not be used; known, not an error.
-        corrupt: names of the rows whose bytes are damaged.
-        foreign: names of the rows whose bytes are whole but of something else.
-        extra: files that do not belong.
-        changed: names of the rows that cannot be made again: another video, decoder or teacher.
-        missing_ids: names of the missing rows.
-        gaps: shards that are not built yet, by part.
-        faults: all that is wrong, with reasons.
-        recomputed: rows that were computed again.
-        worst_error: largest relative distance among them, None if there are none.
-        tolerance: what that may be.
+        ok: Nothing is missing, corrupt, foreign, unreadable or extra, and recomputed rows are the same.
+        cache: The cache.
+        level: Level of the check.
+        teacher: Name of the teacher.
+        licence: Licence of its weights.
+        expected: Rows of the complete cache.
+        present: Rows whose latents are there and pass.
+        missing: Rows that are not there yet, or no longer.
+        failed: Rows without latents because their videos could not be used, which is no error.
+        corrupt: Names of the rows whose bytes are damaged.
+        foreign: Names of the rows whose bytes are intact but belong to something else.
+        extra: Files that do not belong into the cache.
+        changed: Names of the rows that cannot be made again because the video, the decoder or the teacher is another.
+        missing_ids: Names of the missing rows.
+        gaps: Unfinished shards, by part.
+        faults: All findings with their reasons.
+        seconds: Duration of the check.
+        recomputed: Rows that were recomputed.
+        worst_error: Largest relative distance among them, None if there are none.
+        tolerance: Largest distance that passes.
+        unreadable: Names of the rows that are there and cannot be read, because of permissions or hardware.
     """
 
     ok: bool
@@ -104,6 +110,7 @@ class VerifyResult:
     recomputed: int = 0
     worst_error: float | None = None
     tolerance: float = TOLERANCE
+    unreadable: tuple[str, ...] = ()
 
 
 def verify(
@@ -111,107 +118,127 @@ def verify(
     *,
     level: str = "quick",
     repair: bool = False,
-    workers: int = os.cpu_count() or 1,
     parts: int = 1,
-    recompute: Recompute | None = None,
-    progress: Progress = SILENT,
+    recompute: Recompute = Recompute(),
+    runtime: Runtime = ALL_CORES,
 ) -> VerifyResult:
     """Check a cache.
 
     Args:
-        path: the cache.
-        level: `quick` reads header, marks, sizes, shard indexes and two checksums a shard; `full` reads every byte and checks
-            its checksum; `recompute` does `quick`, then decodes some clips and runs the teacher again.
-        repair: drop the marks of shards that are not whole, so that the next build computes exactly those again.
-        workers: threads.
-        parts: say what is missing by so many parts.
-        recompute: for that level.
-        progress: is told of every shard.
+        path: The cache.
+        level: `quick` reads the header, the manifests, sizes, shard indexes and two checksums per shard; `full` compares every
+            byte with its checksum; `recompute` does `quick`, then decodes some clips and runs the teacher again.
+        repair: Set the manifests of damaged shards aside, so that the next build computes exactly those again; shards that
+            cannot be read are left alone.
+        parts: Group the unfinished shards by this number of parts.
+        recompute: Settings of the level `recompute`.
+        runtime: Device, threads, and the receiver of progress.
 
     Raises:
-        CacheError: there is no cache, its header or clip list is damaged, or someone builds it while it is to be repaired.
-        TeacherError: the teacher for `recompute` cannot be loaded.
+        CacheError: There is no cache, its header or clip list is damaged, or it is being built while it is to be repaired.
+        TeacherError: The teacher for `recompute` cannot be loaded.
     """
-    if level not in LEVELS or (level == "recompute" and recompute is None):
-        raise ConfigError("unknown level", got=repr(level), expected="quick, full or recompute with a data root")
+    if level not in LEVELS:
+        raise ConfigError("unknown level", got=repr(level), expected=", ".join(LEVELS[:-1]) + f" or {LEVELS[-1]}")
+    if parts < 1:
+        raise ConfigError("parts must be at least 1", got=parts)
     started = time.monotonic()
     store = LatentStore.open(path)
     projection = store.projection()
     with ExitStack() as stack:
         if repair:
             stack.enter_context(holding(store.work / "lock", range(CREATION), f"the cache {path}"))
-        faults = _check_all(store, every_byte=level == "full", workers=workers, progress=progress)
+        faults = _check_all(store, runtime, every_byte=level == "full")
         if repair:
-            for shard in {fault.shard for fault in faults if fault.shard is not None}:
-                store.unmark(shard)
+            unreadable = {fault.shard for fault in faults if fault.kind == "unreadable"}
+            for shard in {fault.shard for fault in faults if fault.shard is not None} - unreadable:
+                store.manifests.set_aside(shard)
     if repair:
         store.tidy()
-    again, worst = (0, None)
-    if recompute is not None and level == "recompute":
-        more, again, worst = _recompute(store, projection, recompute, {fault.id for fault in faults}, workers, progress)
-        faults += more
-    failed = sum(row.error is not None for shard in sorted(store.done()) for row in _rows(store, shard))
-    return _result(store, level, faults, failed, _gaps(store, parts), again, worst, started)
+    again = _Recomputed()
+    if level == "recompute":
+        again = _recompute(store, projection, recompute, {fault.id for fault in faults}, runtime)
+    return _result(store, level, [*faults, *again.faults], again, _gaps(store, parts), started)
 
 
-def _check_all(store: LatentStore, *, every_byte: bool, workers: int, progress: Progress) -> list[Fault]:
+def _check_all(store: LatentStore, runtime: Runtime, *, every_byte: bool) -> list[Fault]:
     faults: list[Fault] = []
     shards = range(store.header.num_shards)
-    with progress.task("verify full" if every_byte else "verify quick", total=len(shards), unit="shards") as task:
-        for found in ordered_map(lambda shard: check_shard(store, shard, every_byte=every_byte), shards, num_workers=workers):
+    with runtime.progress.task("verify full" if every_byte else "verify quick", total=len(shards), unit="shards") as task:
+        for found in ordered_map(lambda shard: check_shard(store, shard, every_byte=every_byte), shards, num_workers=runtime.workers):
             faults += found
             task.advance(1, faults=len(faults))
     return origin_of(store, faults) + stray_files(store)
 
 
 def _rows(store: LatentStore, shard: int) -> Sequence[RowRecord]:
-    """The records of a shard, none where its mark cannot be read."""
+    """Return the records of a shard, or none if its manifest is unusable."""
     try:
-        return store.mark(shard).rows
+        return store.manifest(shard).rows
     except CacheError:
         return ()
 
 
 def _gaps(store: LatentStore, parts: int) -> tuple[Gap, ...]:
-    pending = set(store.pending())
+    """Group the unfinished shards by the parts that they belong to."""
+    by_part: dict[int, list[int]] = {}
+    for shard in store.pending():
+        by_part.setdefault(Part.holding(shard, store.header.num_shards, parts).index, []).append(shard)
     gaps = []
-    for part in (Part(i, parts) for i in range(1, parts + 1)):
-        shards = [shard for shard in part.shards(store.header.num_shards) if shard in pending]
-        if shards:
-            text = " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs_of(shards))
-            command = f"stjepa cache build --cache {store.path}" + (f" --part {part}" if parts > 1 else "")
-            gaps.append(Gap(str(part), text, sum(len(store.rows_of(shard)) for shard in shards), command))
+    for index, shards in by_part.items():
+        part = Part(index, parts)
+        text = " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs_of(shards))
+        command = f"stjepa cache build --cache {store.path}" + (f" --part {part}" if parts > 1 else "")
+        gaps.append(Gap(str(part), text, sum(len(store.rows_of(shard)) for shard in shards), command))
     return tuple(gaps)
 
 
-def _recompute(
-    store: LatentStore, projection: Projection, request: Recompute, bad: set[str], workers: int, progress: Progress
-) -> tuple[list[Fault], int, float | None]:
-    """Make some rows again; returns what is not as it was, how many were made, and the largest distance."""
-    teacher = _same_teacher(store, request, progress)
+def runs_of(numbers: Sequence[int]) -> list[range]:
+    """Return ascending numbers as ranges without gaps: 1 2 3 7 gives 1-3 and 7."""
+    runs: list[range] = []
+    for number in numbers:
+        if runs and runs[-1].stop == number:
+            runs[-1] = range(runs[-1].start, number + 1)
+        else:
+            runs.append(range(number, number + 1))
+    return runs
+
+
+@dataclass
+class _Recomputed:
+    """The rows that were recomputed: those that changed, their number, and the largest distance."""
+
+    faults: list[Fault] = field(default_factory=list)
+    count: int = 0
+    worst: float | None = None
+
+
+def _recompute(store: LatentStore, projection: Projection, settings: Recompute, bad: set[str], runtime: Runtime) -> _Recomputed:
+    """Decode some rows and run the teacher over them again; rows in `bad` are left out."""
+    teacher, found = _same_teacher(store, settings, runtime), _Recomputed()
+    data_root = dataset_root(store.header.dataset, settings.data_root)
     rows = [row for row in store.usable_rows() if store.record(row).name not in bad]
-    chosen = sorted(random.Random(request.seed).sample(rows, min(request.sample, len(rows))))
-    faults: list[Fault] = []
-    errors: list[float] = []
-    with progress.task("recompute", total=len(chosen)) as task:
-        loaded = ordered_map(lambda row: _pixels(store, row, request.data_root), chosen, num_workers=workers)
+    chosen = sorted(random.Random(settings.seed).sample(rows, min(settings.sample, len(rows))))
+    with runtime.progress.task("recompute", total=len(chosen)) as task:
+        loaded = ordered_map(lambda row: _pixels(store, row, data_root), chosen, num_workers=runtime.workers)
         for row, pixels in zip(chosen, loaded, strict=True):
-            record = store.record(row)
-            if isinstance(pixels, str):
-                faults.append(Fault(record.name, "changed", pixels, row // store.header.rows_per_shard))
-            else:
-                errors.append(_distance(projection(teacher.encode(pixels.unsqueeze(0)))[0].cpu(), torch.from_numpy(store.read([row])[0])))
-                if not errors[-1] <= TOLERANCE:
-                    reason = f"the teacher gives other latents: relative distance {errors[-1]:.3g}, tolerance {TOLERANCE}"
-                    faults.append(Fault(record.name, "changed", reason, row // store.header.rows_per_shard))
-            task.advance(1, changed=len(faults))
-    return faults, len(errors), max(errors, default=None)
+            reason = pixels if isinstance(pixels, str) else ""
+            if not isinstance(pixels, str):
+                made = projection(teacher.encode(pixels.unsqueeze(0)))[0].cpu()
+                error = _distance(made, torch.from_numpy(store.read([row])[0]))
+                found.count, found.worst = found.count + 1, max(error, found.worst or 0.0)
+                if not error <= TOLERANCE:
+                    reason = f"the teacher gives other latents: relative distance {error:.3g}, tolerance {TOLERANCE}"
+            if reason:
+                found.faults.append(Fault(store.record(row).name, "changed", reason, row // store.header.rows_per_shard))
+            task.advance(1, changed=len(found.faults))
+    return found
 
 
-def _same_teacher(store: LatentStore, request: Recompute, progress: Progress) -> Teacher:
+def _same_teacher(store: LatentStore, settings: Recompute, runtime: Runtime) -> Teacher:
+    """Load the teacher of the cache and refuse another one."""
     card = store.header.teacher
-    clip = card.clip
-    teacher = open_teacher(request.teacher or card.name, clip=clip, device=pick_device(request.device), progress=progress)
+    teacher = open_teacher(settings.teacher or card.name, clip=card.clip, device=runtime.torch_device, progress=runtime.progress)
     if teacher.card.weights_digest != card.weights_digest:
         raise CacheError(
             f"the teacher {teacher.card.name} is not the one that made {store.path}: its weights differ",
@@ -223,7 +250,7 @@ def _same_teacher(store: LatentStore, request: Recompute, progress: Progress) ->
 
 
 def _pixels(store: LatentStore, row: int, data_root: Location) -> torch.Tensor | str:
-    """The clip of a row from its video, or why it is no longer what the teacher saw."""
+    """Decode the clip of a row, or return a clause that says why it is not what the teacher saw."""
     record, ref = store.record(row), store.ref(row, data_root)
     try:
         with driver_errors():
@@ -242,23 +269,16 @@ def _pixels(store: LatentStore, row: int, data_root: Location) -> torch.Tensor |
 
 
 def _distance(found: torch.Tensor, stored: torch.Tensor) -> float:
-    """Relative L2 distance of latents (N, D) to those stored."""
+    """Return the relative L2 distance between recomputed and stored latents (N, D)."""
     found, stored = found.double(), stored.double()
     return float((found - stored).norm() / stored.norm().clamp_min(1e-12))
 
 
-def _result(
-    store: LatentStore,
-    level: str,
-    faults: list[Fault],
-    failed: int,
-    gaps: tuple[Gap, ...],
-    again: int,
-    worst: float | None,
-    started: float,
-) -> VerifyResult:
-    of = {kind: tuple(fault.id for fault in faults if fault.kind == kind) for kind in ("missing", "corrupt", "foreign", "extra", "changed")}
-    bad = len(of["missing"]) + len(of["corrupt"]) + len(of["foreign"])
+def _result(store: LatentStore, level: str, faults: list[Fault], again: _Recomputed, gaps: tuple[Gap, ...], started: float) -> VerifyResult:
+    kinds = ("missing", "corrupt", "foreign", "unreadable", "extra", "changed")
+    names = {kind: tuple(fault.id for fault in faults if fault.kind == kind) for kind in kinds}
+    bad = sum(len(names[kind]) for kind in kinds[:4])
+    failed = sum(row.error is not None for shard in sorted(store.done()) for row in _rows(store, shard))
     return VerifyResult(
         ok=not faults,
         cache=str(store.path),
@@ -267,16 +287,17 @@ def _result(
         licence=store.header.teacher.licence,
         expected=store.header.num_rows,
         present=store.header.num_rows - bad - failed,
-        missing=len(of["missing"]),
+        missing=len(names["missing"]),
         failed=failed,
-        corrupt=of["corrupt"],
-        foreign=of["foreign"],
-        extra=of["extra"],
-        changed=of["changed"],
-        missing_ids=of["missing"],
+        corrupt=names["corrupt"],
+        foreign=names["foreign"],
+        extra=names["extra"],
+        changed=names["changed"],
+        missing_ids=names["missing"],
         gaps=gaps,
         faults=tuple(faults),
         seconds=round(time.monotonic() - started, 3),
-        recomputed=again,
-        worst_error=worst,
+        recomputed=again.count,
+        worst_error=again.worst,
+        unreadable=names["unreadable"],
     )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice
 from stjepa_cli.commands import console, options
 from stjepa_cli.core import config
-from stjepa_cli.core.locations import Location
+from stjepa_cli.core.locations import location
 from stjepa_cli.core.progress import Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 
 if TYPE_CHECKING:
     from stjepa_cli.cache.build import BuildResult
     from stjepa_cli.cache.dry_run import DryRun
-    from stjepa_cli.cache.engines.base import BuildRequest
     from stjepa_cli.cache.verify import VerifyResult
-    from stjepa_cli.store.latent_store import FailedClip
+    from stjepa_cli.store.records import FailedClip
 
 app = typer.Typer(help="Build and check the cache of a teacher's latents.\n\nExample: stjepa cache build", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ MAX_SHOWN = 10
 
 
 class Level(StrEnum):
-    """How much of a cache is checked."""
+    """How thoroughly a cache is checked."""
 
     quick = "quick"
     full = "full"
@@ -36,132 +36,133 @@ class Level(StrEnum):
 
 
 class ProjectionKind(StrEnum):
-    """How the teacher's width becomes the stored one."""
+    """The map from the teacher's width to the stored one."""
 
     pca = "pca"
     random = "random"
     identity = "identity"
+    standardize = "standardize"
+    phi_s = "phi-s"
 
 
 class Dtype(StrEnum):
-    """How latents are stored."""
+    """The type of stored numbers."""
 
     float16 = "float16"
     int8 = "int8"
 
 
+DataRoot = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|URL",
+        help="The data set, a folder or URL. Environment: STJEPA_<DATASET>, for example STJEPA_SSV2.",
+        show_default="/mnt/<dataset>",
+    ),
+]
+
+
+# An option has the name of the field of BuildRequest, or of one of its groups, that it sets; defaults stand there alone.
 @app.command(help="Run the teacher once over a data set and keep its latents.\n\nExample: stjepa cache build --teacher hog --limit 200")
 def build(
-    data_root: options.SSv2Root = None,
+    data_root: DataRoot = None,
     cache: options.Cache = None,
-    dataset: Annotated[str, typer.Option(help="Name of the data set's layout.")] = "ssv2",
-    split: Annotated[str, typer.Option(help="Which of its lists.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips of the list.")] = None,
-    teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder, or `hog`.")] = config.DEFAULT_TEACHER,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips that the teacher sees at once.")] = 8,
-    workers: options.Workers = 4,
-    device: options.Device = "auto",
-    dim: Annotated[int, typer.Option(min=1, help="Stored channels.")] = config.LATENT_DIM,
-    projection: Annotated[ProjectionKind | None, typer.Option(show_default="identity if the widths agree, else pca")] = None,
-    fit_clips: Annotated[int, typer.Option(min=1, help="Clips that the projection is fitted on.")] = 256,
-    views: Annotated[int, typer.Option(min=1, help="Views of each clip; the first is the centre view, the others are random.")] = 1,
-    view_seed: Annotated[int, typer.Option(help="Seed of the random views.")] = 0,
-    frames: Annotated[bool, typer.Option("--frames", help="Keep the decoded clips too: pretraining then needs no videos.")] = False,
-    dtype: Annotated[Dtype, typer.Option(help="int8 (a scale for each token) halves the size.")] = Dtype.float16,
-    num_frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip, for a teacher of free geometry (hog, V-JEPA 2).")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side, likewise.")] = None,
-    tubelet: Annotated[int | None, typer.Option(min=1, help="Frames of a token, for hog.")] = None,
-    patch: Annotated[int | None, typer.Option(min=1, help="Pixels a side of a token, for hog.")] = None,
-    part: Annotated[str, typer.Option(metavar="I/N", help="Fill only this share of the shards, beside other processes.")] = "1/1",
-    engine: Annotated[str, typer.Option(help="local, or ray: all GPUs of a Ray cluster (pip install 'stjepa[ray]').")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.", show_default="start one here")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the clips in failures.jsonl again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built and how long it would take; write nothing.")] = False,
+    dataset: Annotated[str, typer.Option(help="Layout of the data set.")] = Source.dataset,
+    split: Annotated[str, typer.Option(help="List of the data set to read.")] = Source.split,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only the first clips of the list.")] = Source.limit,
+    teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder, or `hog`.")] = TeacherChoice.name,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass of the teacher.")] = Runtime.batch_size,
+    workers: options.Workers = Runtime.workers,
+    device: options.Device = Runtime.device,
+    latent_dim: Annotated[int, typer.Option("--dim", min=1, help="Stored channels.")] = Storage.latent_dim,
+    projection: Annotated[
+        ProjectionKind | None,
+        typer.Option(help="Map to the stored channels.", show_default="identity if the widths agree, else pca"),
+    ] = None,
+    fit_clips: Annotated[int, typer.Option(min=1, help="Clips that the projection is fitted on.")] = Storage.fit_clips,
+    views: Annotated[int, typer.Option(min=1, help="Views per clip; the first is the centre view, the others are random.")] = Storage.views,
+    view_seed: Annotated[int, typer.Option(help="Random seed of the views.")] = Storage.view_seed,
+    frames: Annotated[bool, typer.Option("--frames", help="Keep the decoded clips too, so that pretraining needs no videos.")] = False,
+    dtype: Annotated[Dtype, typer.Option(help="int8 (with a scale per token) halves the size.")] = Dtype.float16,
+    num_frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip (teachers of free geometry only: hog, V-JEPA 2).")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Clip size in pixels (teachers of free geometry only).")] = None,
+    tubelet: Annotated[int | None, typer.Option(min=1, help="Frames per token (hog only).")] = None,
+    patch: Annotated[int | None, typer.Option(min=1, help="Patch size of a token in pixels (hog only).")] = None,
+    part: Annotated[str, typer.Option(metavar="I/N", help="Fill only part I of N, beside other processes.")] = str(BuildRequest.part),
+    engine: Annotated[
+        str, typer.Option(help="local, or ray to use all GPUs of a Ray cluster (pip install 'stjepa[ray]').")
+    ] = BuildRequest.engine,
+    engine_address: Annotated[
+        str | None, typer.Option("--ray-address", help="Address of a running Ray cluster.", show_default="start one here")
+    ] = BuildRequest.engine_address,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry the clips in failures.jsonl.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report the size and duration of the build and write nothing.")] = False,
     sample: Annotated[int, typer.Option(min=0, help="Clips that a dry run times.")] = 16,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the cache that is there first.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the cache that is there; it stays until the new one is complete.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    def request() -> BuildRequest:
-        from stjepa_cli.cache.engines.base import BuildRequest
-        from stjepa_cli.store.records import Part
-
-        root = config.ssv2_root(data_root)
-        return BuildRequest(
-            data_root=root,
-            cache=config.cache_path(cache, root),
-            dataset=dataset,
-            split=split,
-            limit=limit,
-            teacher=teacher,
-            clip=_clip(num_frames, size, tubelet, patch),
-            latent_dim=dim,
-            projection=projection.value if projection else None,
-            fit_clips=fit_clips,
-            views=views,
-            view_seed=view_seed,
-            frames=frames,
-            dtype=dtype.value,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            part=Part.parse(part),
-            engine=engine,
-            engine_address=ray_address,
-            retry_failed=retry_failed,
-            overwrite=overwrite,
-        )
+    given = dict(locals())
 
     def plan(progress: Progress) -> DryRun:
-        from stjepa_cli.cache.dry_run import dry_run
+        from stjepa_cli.cache import dry_run as planning
 
-        return dry_run(request(), sample=sample, progress=progress)
+        return planning.dry_run(_request(given), Runtime(device, workers, batch_size, progress), sample=sample)
 
     def fill(progress: Progress) -> BuildResult:
-        from stjepa_cli.cache import build as library
+        from stjepa_cli.cache import build as building
 
-        return library.build(request(), progress)
+        return building.build(_request(given), Runtime(device, workers, batch_size, progress))
 
     if dry_run:
-        console.run_command(plan, render=_show_forecast, as_json=as_json)
+        console.run_command(plan, render=_show_dry_run, as_json=as_json)
     else:
         console.run_command(fill, render=_show_build, as_json=as_json)
 
 
-@app.command(help="Check a cache: exit 0 if all of it is there and whole, 1 if not.\n\nExample: stjepa cache verify --level full")
+def _request(given: dict[str, Any]) -> BuildRequest:
+    """Return the request that the options of `build` describe, by their names."""
+    root = config.dataset_root(given["dataset"], given["data_root"])
+    sizes = {"num_frames": given["num_frames"], "size_px": given["size"], "tubelet": given["tubelet"], "patch_px": given["patch"]}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    choice = TeacherChoice(given["teacher"], clip=ClipSpec(**sizes) if sizes else None)
+    chosen = {name: given[name] for name in BuildRequest.option_names() if name in given} | {"part": Part.parse(given["part"])}
+    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in chosen.items()}
+    return BuildRequest.of(root, config.cache_path(given["cache"], root), teacher=choice, **plain)
+
+
+@app.command(help="Check a cache: exit 0 if all of it is there and intact, 1 if not.\n\nExample: stjepa cache verify --level full")
 def verify(
     cache: options.Cache = None,
     level: Annotated[
-        Level, typer.Option(help="quick: marks, sizes, indexes. full: every byte. recompute: quick, and some clips made again.")
+        Level, typer.Option(help="quick: manifests, sizes, indexes. full: every byte. recompute: quick, and some clips made again.")
     ] = Level.quick,
-    repair: Annotated[bool, typer.Option("--repair", help="Drop the marks of bad shards: the next build fills them.")] = False,
-    parts: Annotated[int, typer.Option(min=1, help="Say what is not built yet by so many parts.")] = 1,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set the manifests of damaged shards aside, so that the next build fills these shards.")
+    ] = False,
+    parts: Annotated[int, typer.Option(min=1, help="Group unfinished shards by this number of parts.")] = 1,
     sample: Annotated[int, typer.Option(min=1, help="Clips that recompute makes again.")] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of that choice.")] = 0,
-    data_root: options.SSv2Root = None,
-    teacher: Annotated[str | None, typer.Option(help="Where the teacher is, for recompute.", show_default="the name in the cache")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of that sample.")] = 0,
+    data_root: DataRoot = None,
+    teacher: Annotated[str | None, typer.Option(help="Name or folder of the teacher, for recompute.", show_default="as cached")] = None,
     device: options.Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = os.cpu_count() or 1,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> VerifyResult:
-        from stjepa_cli.cache import verify
+        from stjepa_cli.cache import verify as checking
 
-        root = config.ssv2_root(data_root)
-        again = verify.Recompute(root, sample, seed, teacher, device) if level is Level.recompute else None
-        path: Location = config.cache_path(cache, root)
-        return verify.verify(path, level=level.value, repair=repair, workers=workers, parts=parts, recompute=again, progress=progress)
+        again = checking.Recompute(location(data_root) if data_root else None, sample, seed, teacher)
+        runtime = Runtime(device, workers, progress=progress)
+        path = config.cache_path(cache, config.ssv2_root(data_root))
+        return checking.verify(path, level=level.value, repair=repair, parts=parts, recompute=again, runtime=runtime)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)
 
 
-def _clip(num_frames: int | None, size: int | None, tubelet: int | None, patch: int | None) -> ClipSpec | None:
-    given = {"num_frames": num_frames, "size_px": size, "tubelet": tubelet, "patch_px": patch}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return ClipSpec(**chosen) if chosen else None  # type: ignore[arg-type]
-
-
-def _what(result: BuildResult | DryRun) -> dict[str, object]:
-    """What a cache is, whether it is planned or built."""
+def _description(result: BuildResult | DryRun) -> dict[str, object]:
+    """Return the description of a cache, planned or built."""
     tokens, channels = result.latents
     views = f" x {result.views} views" if result.views > 1 else ""
     frames = " and frames" if result.frames else ""
@@ -173,17 +174,17 @@ def _what(result: BuildResult | DryRun) -> dict[str, object]:
     }
 
 
-def _show_forecast(result: DryRun) -> None:
-    pairs = _what(result) | {"stored already": f"{result.skipped:,}"}
+def _show_dry_run(result: DryRun) -> None:
+    pairs = _description(result) | {"stored already": f"{result.skipped:,}"}
     if result.clips_per_second and result.seconds is not None:
-        failed = f", {result.sample_failed} of them failed" if result.sample_failed else ""
+        failed = f", {result.sample_failed} of which failed" if result.sample_failed else ""
         pairs["speed"] = f"{result.clips_per_second:.3g} clips/s, from a sample of {result.sampled}{failed} ({result.measured})"
         pairs["time"] = f"about {console.duration(result.seconds)} for what is not stored yet"
     console.show_pairs("Would build", pairs)
 
 
 def _show_build(result: BuildResult) -> None:
-    pairs = _what(result) | {
+    pairs = _description(result) | {
         "written": f"{result.written:,}",
         "stored already": f"{result.skipped:,}",
         "failed": f"{len(result.failed):,}",
@@ -196,7 +197,7 @@ def _show_build(result: BuildResult) -> None:
     if result.failed:
         rows = [(_row_name(clip), clip.error) for clip in result.failed[:MAX_SHOWN]]
         console.show_table("Clips that could not be used", ("clip", "why"), rows, caption=_more(len(result.failed)))
-        console.say(f"All of them are in {result.cache}/failures.jsonl; `--retry-failed` tries them again.")
+        console.say(f"All of them are in {result.cache}/failures.jsonl; `--retry-failed` retries them.")
 
 
 def _row_name(clip: FailedClip) -> str:
@@ -217,6 +218,7 @@ def _show_verify(result: VerifyResult) -> None:
         "missing": f"{result.missing:,}",
         "corrupt": f"{len(result.corrupt):,}",
         "foreign": f"{len(result.foreign):,}",
+        "unreadable": f"{len(result.unreadable):,}",
         "extra files": f"{len(result.extra):,}",
         "failed when built": f"{result.failed:,}",
     }
@@ -238,12 +240,14 @@ def _show_verify(result: VerifyResult) -> None:
 
 
 def _next_step(result: VerifyResult) -> str:
-    """What to type after a check that found something."""
+    """Return what to type after a check that found something."""
     steps: list[str] = []
+    if result.unreadable:
+        steps.append("make the files readable (their permissions, their disk) and check again")
     if result.corrupt or result.foreign or result.missing:
-        marked: Sequence[str] = [*result.corrupt, *result.foreign] or [fault.id for fault in result.faults if "done mark" in fault.reason]
-        steps.append("`stjepa cache verify --level full --repair`, then `stjepa cache build`" if marked else "`stjepa cache build`")
-        steps[-1] += ": it fills exactly what is missing"
+        to_repair = any(fault.finished for fault in result.faults if fault.kind in ("corrupt", "foreign", "missing"))
+        steps.append("`stjepa cache verify --level full --repair`, then `stjepa cache build`" if to_repair else "`stjepa cache build`")
+        steps[-1] += ", which fills exactly what is missing"
     if result.extra:
         steps.append("look at the extra files and remove them yourself")
     if result.changed:

@@ -1,7 +1,8 @@
-"""`stjepa download-check`: is everything there."""
+"""`stjepa download-check`: check that everything is there."""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,11 +10,12 @@ import typer
 from stjepa_cli.commands import console, options
 from stjepa_cli.core import config
 from stjepa_cli.core.progress import Progress
+from stjepa_cli.core.runtime import Runtime
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("download-check", help="Say what is there, what is missing and how to get it; downloads nothing.\n\n" + _EXAMPLE)(
+    app.command("download-check", help="Show what is there, what is missing and how to get it; downloads nothing.\n\n" + _EXAMPLE)(
         download_check
     )
 
@@ -34,7 +36,8 @@ def download_check(
     def call(progress: Progress) -> PreflightReport:
         root = config.ssv2_root(ssv2)
         place = config.cache_path(cache, root)
-        return preflight(root, config.ucf101_root(ucf101), place, teacher, deep=deep, progress=progress)
+        runtime = Runtime(workers=os.cpu_count() or 1, progress=progress)
+        return preflight(root, config.ucf101_root(ucf101), place, teacher, deep=deep, runtime=runtime)
 
     def render(result: PreflightReport) -> None:
         rows = [

@@ -1,4 +1,4 @@
-"""The Zarr v3 arrays of a cache: made here, checked here, and read through zarr where they are not read directly. Knows zarr."""
+"""The Zarr v3 arrays of a cache: created, checked, and read through zarr where they are not read directly. The one user of zarr."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import torch
 
 from stjepa_cli.core.errors import CacheError
+from stjepa_cli.core.locations import Location, driver_errors
+from stjepa_cli.store.errors import rebuild, unreadable
 from stjepa_cli.store.projection import Projection
 from stjepa_cli.store.records import CacheHeader, Column
 
 if TYPE_CHECKING:
     import zarr
 
-    from stjepa_cli.core.locations import Location
-
 HEADER, HEADER_DIGEST = "stjepa", "stjepa_digest"
 _FILL = {"float16": float("nan"), "int8": 0, "bytes": b""}
 
 
 def create_arrays(path: Location, header: dict[str, Any], cache: CacheHeader, projection: Projection) -> None:
-    """Write the group with the header, an empty array for each column, and the projection."""
+    """Write the group with the header, an empty array per column, and the projection."""
     import zarr
     from zarr.codecs import Crc32cCodec
     from zarr.dtype import VariableLengthBytes
@@ -43,16 +43,18 @@ def create_arrays(path: Location, header: dict[str, Any], cache: CacheHeader, pr
                 fill_value=_FILL[column.dtype],
             )
     fitted = {name: value for name, value in asdict(projection).items() if name not in ("mean", "matrix")}
+    if projection.num_layers == 1:  # readers of earlier versions do not know the name
+        del fitted["num_layers"]
     inner = group.create_group("projection", attributes=fitted)
     for name, array in (("mean", projection.mean.numpy()), ("matrix", projection.matrix.numpy())):
         inner.create_array(name, data=array, compressors=[Crc32cCodec()])
 
 
 def read_projection(path: Location) -> Projection:
-    """The fitted map.
+    """Read the fitted map.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: damaged.
+        OSError, ValueError, KeyError, TypeError: The arrays are damaged.
     """
     import zarr
 
@@ -62,7 +64,7 @@ def read_projection(path: Location) -> Projection:
 
 
 def open_array(path: Location, name: str) -> zarr.Array[Any]:
-    """The array of a column, read-only, through zarr."""
+    """Open the array of a column through zarr, read-only."""
     import zarr
 
     with warnings.catch_warnings():
@@ -71,28 +73,37 @@ def open_array(path: Location, name: str) -> zarr.Array[Any]:
 
 
 def has_own_layout(path: Location, header: CacheHeader, column: Column) -> bool:
-    """Whether the shards of a column are laid out as stjepa writes them, so that they can be read without zarr.
+    """Return whether the shards of a column are laid out as stjepa writes them, so that they can be read without zarr.
 
     Raises:
-        CacheError: there is no such array, or it is not what the header says.
+        CacheError: There is no such array, or it is not what the header says.
+        UnreadableError: Its description cannot be read.
     """
     file = path / column.name / "zarr.json"
     try:
-        found = json.loads(file.read_bytes())
+        with driver_errors():
+            data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CacheError(f"the cache {path} has lost {column.name}/zarr.json", fix=rebuild(path)) from error
+    except OSError as error:
+        raise unreadable(file, error) from error
+    try:
+        found = json.loads(data)
         shape, chunks, codecs = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"], found["codecs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{file} cannot be read", got=str(error), fix=rebuild(path)) from error
+        own = chunks == [header.rows_per_shard, *column.row_shape] and len(codecs) == 1 and codecs[0].get("name") == "sharding_indexed"
+        own = own and _is_own_sharding(codecs[0].get("configuration", {}), column)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CacheError(f"{file} is damaged", got=str(error), fix=rebuild(path)) from error
     expected = [header.num_rows, *column.row_shape]
     kind = "variable_length_bytes" if column.dtype == "bytes" else column.dtype
     if shape != expected or found.get("data_type") != kind:
         got = f"{found.get('data_type')} {shape}"
         raise CacheError(f"the array {column.name} in {path} is not what its header says", got=got, expected=f"{kind} {expected}")
-    own = chunks == [header.rows_per_shard, *column.row_shape] and len(codecs) == 1 and codecs[0].get("name") == "sharding_indexed"
-    return own and _is_own_sharding(codecs[0].get("configuration", {}), column)
+    return own
 
 
 def _is_own_sharding(found: dict[str, Any], column: Column) -> bool:
-    """One row a chunk, uncompressed, checksums on chunks and index, index at the end."""
+    """Return whether a chunk is one uncompressed row, chunks and index have checksums, and the index comes last."""
     first = "vlen-bytes" if column.dtype == "bytes" else "bytes"
     inner, index = ([codec.get("name") for codec in found.get(part, [])] for part in ("codecs", "index_codecs"))
     return (
@@ -101,8 +112,3 @@ def _is_own_sharding(found: dict[str, Any], column: Column) -> bool:
         and (inner, index) == ([first, "crc32c"], ["bytes", "crc32c"])
         and all(codec.get("configuration", {}).get("endian", "little") == "little" for codec in found["codecs"])
     )
-
-
-def rebuild(path: Location) -> str:
-    """The next step when a cache cannot be saved."""
-    return f"Build it again: `stjepa cache build --cache {path} --overwrite`."

@@ -1,13 +1,13 @@
-"""Clips as JPEGs, one Zarr chunk a clip: kept beside the latents, so that training needs no video. The one user of simplejpeg.
+"""Clips as JPEGs, one Zarr chunk per clip, kept beside the latents so that training needs no video. The one user of simplejpeg.
 
 ```text
 number of frames:4 | length:4, JPEG of frame 0 | length:4, JPEG of frame 1 | ...        integers little-endian
 ```
-These are the bytes of Zarr's `vlen-bytes` codec for a row of variable-length byte strings: any reader of Zarr gets the JPEGs.
+These are the bytes of Zarr's `vlen-bytes` codec for a row of variable-length byte strings, so any Zarr reader gets the JPEGs.
 
-JPEG of quality 90 with halved chroma (4:2:0), which is how the videos themselves keep theirs. On webm clips of 240 lines it
-costs 156 kB and 4 ms a clip at 43 dB to the pixels; full chroma costs 190 kB and 6 ms at 45 dB, WebP four times the time.
-The fast transforms of libjpeg-turbo lose 2 dB and gain nothing. `tests/benchmarks/bench_decode.py` measures it.
+The JPEGs have quality 90 and halved chroma (4:2:0), like the videos themselves. On webm clips of 240 lines that costs 156 kB
+and 4 ms per clip at a PSNR of 43 dB; full chroma costs 190 kB and 6 ms at 45 dB, and WebP takes four times as long. The fast
+transforms of libjpeg-turbo lose 2 dB and gain nothing. `tests/benchmarks/bench_decode.py` measures all of this.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LENGTH = struct.Struct("<I")
 
 
 def encode_clip(pixels: Tensor) -> bytes:
-    """The chunk of a clip.
+    """Encode a clip as one chunk.
 
     Args:
-        pixels: uint8 (T, 3, S, S), RGB, on the CPU.
+        pixels: RGB clip, uint8 (T, 3, S, S), on the CPU.
 
     Raises:
-        ValueError: pixels of another shape or type.
+        ValueError: The pixels have another shape or type.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
         raise ValueError(f"a clip is uint8 (T, 3, S, S), got {pixels.dtype} {tuple(pixels.shape)}")
@@ -45,23 +45,23 @@ def encode_clip(pixels: Tensor) -> bytes:
 
 
 def chunk_of(jpegs: Sequence[bytes]) -> bytes:
-    """The chunk of JPEG files, one a frame."""
+    """Join JPEG files, one per frame, into a chunk."""
     return b"".join([_LENGTH.pack(len(jpegs)), *(part for jpeg in jpegs for part in (_LENGTH.pack(len(jpeg)), jpeg))])
 
 
 def decode_clip(chunk: bytes | memoryview, size_px: int, out: Tensor | None = None) -> Tensor:
-    """The pixels of a chunk; safe in threads, which run side by side (decoding releases Python's lock).
+    """Decode a chunk into pixels; threads decode side by side, because decoding releases Python's lock.
 
     Args:
-        chunk: what `encode_clip` returned, without a checksum.
-        size_px: S, side of its frames.
-        out: where to write, uint8 (T, 3, S, S) contiguous on the CPU; a new tensor if None.
+        chunk: The bytes that `encode_clip` returned, without a checksum.
+        size_px: S, side of the frames.
+        out: Tensor to fill, contiguous uint8 (T, 3, S, S) on the CPU; a new one if None.
 
     Returns:
-        `out`, uint8 (T, 3, S, S), RGB.
+        `out`, RGB, uint8 (T, 3, S, S).
 
     Raises:
-        ValueError: the chunk is malformed (a clause says how), or `out` does not fit it.
+        ValueError: The chunk is malformed (a clause says how), or `out` does not fit it.
     """
     items = _items(memoryview(chunk).cast("B"))
     shape = (len(items), 3, size_px, size_px)
@@ -69,7 +69,7 @@ def decode_clip(chunk: bytes | memoryview, size_px: int, out: Tensor | None = No
         out = torch.empty(shape, dtype=torch.uint8)
     elif out.shape != shape or out.dtype != torch.uint8 or not out.is_contiguous():
         raise ValueError(f"decodes to contiguous uint8 {shape}, got {out.dtype} {tuple(out.shape)} to write to")
-    # by way of a picture of four bytes a pixel: colours are parted twice as fast with shifts of words than byte by byte
+    # through a picture of four bytes per pixel: shifting words separates the colours twice as fast as copying bytes
     picture = np.empty((size_px, size_px, 4), np.uint8)
     words = picture.view("<u4")[:, :, 0]
     for i, (jpeg, frame) in enumerate(zip(items, out.numpy(), strict=True)):
@@ -79,16 +79,16 @@ def decode_clip(chunk: bytes | memoryview, size_px: int, out: Tensor | None = No
 
 
 def jpegs(chunk: bytes | memoryview) -> list[bytes]:
-    """The JPEG files in a chunk, one a frame.
+    """Return the JPEG files in a chunk, one per frame.
 
     Raises:
-        ValueError: the chunk is malformed.
+        ValueError: The chunk is malformed.
     """
     return [bytes(item) for item in _items(memoryview(chunk).cast("B"))]
 
 
 def _decode_picture(jpeg: memoryview, into: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], number: int) -> None:
-    """Fill `into`, uint8 (S, S, 4) of red, green, blue and a byte without meaning, from one JPEG."""
+    """Decode one JPEG into `into`, uint8 (S, S, 4): red, green, blue and an unused byte."""
     try:
         height, width, _ = simplejpeg.decode_jpeg(jpeg, colorspace="RGBX", buffer=into).shape
     except ValueError as error:
@@ -98,7 +98,7 @@ def _decode_picture(jpeg: memoryview, into: np.ndarray[tuple[int, ...], np.dtype
 
 
 def _items(chunk: memoryview) -> list[memoryview]:
-    """The byte strings of a chunk, without copying them."""
+    """Return the byte strings of a chunk without copying them."""
     size = len(chunk)
     if size < _LENGTH.size:
         raise ValueError(f"it has {size} bytes, too few for a count of frames")

@@ -1,14 +1,14 @@
-"""The latent store: rows of (N, D) float16 in sharded, checksummed Zarr v3, with a header and a done mark per shard.
+"""The latent store: rows of (N, D) float16 in sharded, checksummed Zarr v3, with a header and a manifest per shard.
 
-Any Zarr v3 reader opens the files; the layout is in `docs/reference/store.md`.
+Any Zarr v3 reader opens the files; `docs/reference/store.md` describes the layout.
 
 ```text
 cache/zarr.json                     group; its attribute `stjepa` is the header
-cache/clips.jsonl                   clip -> id, video path below the data root
+cache/clips.jsonl                   one line per clip: its id and its video, as a path below the data root
 cache/latents/zarr.json, c/<s>/0/0  R x N x D, chunk = one row, shard = 64 rows, crc32c on chunks and index, fill NaN
-cache/scales, cache/frames          likewise, with --dtype int8 and --frames
+cache/scales, cache/frames          the same, with --dtype int8 and --frames
 cache/projection/                   the fitted map, as Zarr arrays
-cache/marks/<s>.json                written after shard s is safe: what each of its rows was made from
+cache/marks/<s>.json                the manifest of shard s, written after the shard is safe
 cache/failures.jsonl                the clips that could not be used, for people
 cache/work/                         locks and unfinished shards; gone when the cache is finished
 ```
@@ -18,54 +18,50 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import CacheError, storage_errors
 from stjepa_cli.core.files import leftovers, sync, write_atomic
-from stjepa_cli.core.locations import Location, driver_errors, is_local, names
+from stjepa_cli.core.locations import Location, driver_errors, is_local, location
 from stjepa_cli.core.types import ClipRef, CropBox
-from stjepa_cli.store.arrays import create_arrays, read_projection, rebuild
-from stjepa_cli.store.folder import read_header, refuse_foreign_folder, work_folder
+from stjepa_cli.store.arrays import read_projection
+from stjepa_cli.store.errors import rebuild, unreadable
+from stjepa_cli.store.folder import cache_exists, create_cache, read_clips, read_header, work_folder
 from stjepa_cli.store.locks import CREATION, WRITING, holding
+from stjepa_cli.store.manifests import Manifests
 from stjepa_cli.store.projection import Projection
 from stjepa_cli.store.reader import THREADS, Place, RowReader, empty_clips
-from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, ShardManifest, clips_digest
+from stjepa_cli.store.records import CacheHeader, ClipRow, FailedClip, RowRecord, ShardManifest
 from stjepa_cli.store.shard_format import Latents, roomy
 from stjepa_cli.store.shard_writer import ShardWriter
 
-
-class ForeignManifestError(CacheError):
-    """A mark that is whole but of another shard or another cache."""
-
-
-@dataclass(frozen=True)
-class FailedClip:
-    """A row that could not be made: its clip, its view, its place and why."""
-
-    id: str
-    view: int
-    row: int
-    error: str
+__all__ = ["FailedClip", "LatentStore"]
 
 
 class LatentStore:
-    """A cache. Opening reads the header and the clip list; rows are read on demand.
+    """A cache. Opening it reads the header and the clip list; rows are read on demand.
 
-    Reading is safe in threads and in forked or spawned processes: nothing stays open.
+    Reading is safe in threads and in forked or spawned processes, because nothing stays open; a cache can be opened any
+    number of times.
+
+    Attributes:
+        path: The folder or URL of the cache.
+        header: Its header.
+        clips: Its clip list.
+        manifests: The manifests of its finished shards.
+        reader: Reads the bytes of its rows.
     """
 
     def __init__(self, path: Location, header: CacheHeader, clips: tuple[ClipRow, ...]) -> None:
         self.path, self.header, self.clips = path, header, clips
+        self.manifests = Manifests(path, header, clips)
         self.reader = RowReader(path, header)
-        self._marks: dict[int, ShardManifest] = {}
 
     # ---- opening and creating -----------------------------------------------------------------------------------
 
@@ -74,191 +70,120 @@ class LatentStore:
         """Open a cache.
 
         Raises:
-            CacheError: there is none, it is not one, or its parts do not agree.
+            CacheError: There is none, it is something else, or its parts do not agree.
         """
         header = read_header(path)
-        try:
-            with driver_errors():
-                lines = (path / "clips.jsonl").read_bytes().decode().splitlines()
-            clips = tuple(ClipRow(**json.loads(line)) for line in lines)
-        except (OSError, ValueError, TypeError) as error:
-            raise CacheError(f"the clip list of the cache {path} cannot be read", got=str(error), fix=rebuild(path)) from error
-        if clips_digest(clips) != header.clips_digest:
-            raise CacheError(f"{path}/clips.jsonl is not the list that the cache's header names", fix=rebuild(path))
-        return cls(path, header, clips)
+        return cls(path, header, read_clips(path, header))
 
     @classmethod
     def create(cls, path: Location, header: CacheHeader, clips: Sequence[ClipRow], projection: Projection) -> LatentStore:
-        """Make an empty cache in a folder that does not exist yet, or holds nothing but `work`.
+        """Create an empty cache in a folder that does not exist yet or holds nothing but `work`.
 
         Raises:
-            CacheError: the folder holds something else.
-            StjepaError: it cannot be written.
+            CacheError: The folder holds something else.
+            StjepaError: It cannot be written.
         """
-        refuse_foreign_folder(path)
-        with storage_errors(path), tempfile.TemporaryDirectory(prefix="stjepa") as folder:
-            draft = Path(folder)
-            create_arrays(draft, to_dict(header), header, projection)
-            (draft / "clips.jsonl").write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips))
-            files = sorted(file for file in draft.rglob("*") if file.is_file())
-            for file in files:
-                if file != draft / "zarr.json":
-                    write_atomic(path / file.relative_to(draft).as_posix(), file.read_bytes())
-            if is_local(path):
-                (path / "marks").mkdir(exist_ok=True)
-                for below in {parent for file in files for parent in file.relative_to(draft).parents}:
-                    sync(path / below)
-                sync(path.parent)
-            # the group's file comes last: without it there is no cache yet
-            write_atomic(path / "zarr.json", (draft / "zarr.json").read_bytes())
+        create_cache(path, header, clips, projection)
         return cls(path, header, tuple(clips))
 
     @staticmethod
     def exists(path: Location) -> bool:
-        """Whether there is a cache, whole or not, or something that says it is one."""
-        with driver_errors():
-            return (path / "zarr.json").is_file()
-
-    @staticmethod
-    def remove(path: Location) -> None:
-        """Delete a cache, after making sure that it is one; a kill leaves all of it or what is no cache."""
-        read_header(path)
-        with storage_errors(path), driver_errors():
-            if is_local(path):
-                gone = path.with_name(f".{path.name}.removed")
-                shutil.rmtree(gone, ignore_errors=True)
-                path.rename(gone)
-                shutil.rmtree(gone)
-            else:
-                (path / "zarr.json").unlink()
-                path.fs.rm(path.path, recursive=True)
+        """Return whether there is a cache, intact or not, or something that claims to be one."""
+        return cache_exists(path)
 
     def projection(self) -> Projection:
-        """The fitted map.
+        """Read the fitted map from the teacher's tokens to latents.
 
         Raises:
-            CacheError: damaged, or not the one that the header names.
+            CacheError: It is damaged, or not the one that the header names.
         """
         try:
             projection = read_projection(self.path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"the projection of the cache {self.path} is damaged", got=str(error), fix=rebuild(self.path)) from error
-        if projection.digest != self.header.projection["digest"]:
+        except OSError as error:
+            raise unreadable(f"the projection of the cache {self.path}", error) from error
+        if projection.digest != self.header.projection.get("digest"):
             raise CacheError(f"the projection in {self.path} is not the one that its header names", fix=rebuild(self.path))
         return projection
 
     # ---- rows and shards ----------------------------------------------------------------------------------------
 
+    @property
+    def clips_digest(self) -> str:
+        """Digest of the clip list: two caches with the same one have the same videos in the same order."""
+        return self.header.clips_digest
+
     def rows_of(self, shard: int) -> range:
-        """The rows in a shard."""
-        size = self.header.rows_per_shard
-        return range(shard * size, min(self.header.num_rows, (shard + 1) * size))
+        """Return the rows in a shard."""
+        return self.header.rows_of(shard)
 
     def clip_of(self, row: int) -> tuple[ClipRow, int]:
-        """The video of a row, and which view of it."""
+        """Return the video of a row and the number of its view."""
         clip, view = divmod(row, self.header.num_views)
         return self.clips[clip], view
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard has its mark."""
-        with driver_errors():
-            return self._mark_path(shard).is_file()
+        """Return whether a shard is finished."""
+        return self.manifests.is_done(shard)
 
     def done(self) -> set[int]:
-        """The shards that have a mark."""
-        try:
-            found = {name.removesuffix(".json") for name in names(self.path / "marks") if name.endswith(".json")}
-        except FileNotFoundError:
-            return set()
-        return {int(name) for name in found if name.isdecimal() and int(name) < self.header.num_shards}
+        """Return the finished shards."""
+        return self.manifests.done()
 
     def pending(self, shards: range | None = None) -> list[int]:
-        """The shards without a mark, of all or of a range."""
+        """Return the unfinished shards, of the whole cache or of a range."""
         done = self.done()
-        return [shard for shard in shards or range(self.header.num_shards) if shard not in done]
+        return [shard for shard in (range(self.header.num_shards) if shards is None else shards) if shard not in done]
 
-    def mark(self, shard: int) -> ShardManifest:
-        """What the rows of a done shard were made from.
-
-        Raises:
-            CacheError: the shard is not done, or its mark is damaged or of another cache.
-        """
-        return self._marks.get(shard) or self.read_mark(shard)
-
-    def read_mark(self, shard: int) -> ShardManifest:
-        """Likewise, from the disk as it is now.
+    def manifest(self, shard: int) -> ShardManifest:
+        """Return the manifest of a finished shard.
 
         Raises:
-            CacheError: likewise.
+            CacheError: The shard is not finished, or its manifest cannot be read, is damaged or belongs to something else.
         """
-        path = self._mark_path(shard)
-        fix = f"Type `stjepa cache verify --level full --cache {self.path}`."
-        try:
-            with driver_errors():
-                mark = ShardManifest.from_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise CacheError(f"shard {shard} of {self.path} is not done", fix="Type `stjepa cache build` to go on.") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CacheError(f"the mark {path} is damaged", got=str(error), fix=fix) from error
-        expected = [(clip.id, view) for clip, view in map(self.clip_of, self.rows_of(shard))]
-        columns = {column.name for column in self.header.columns}
-        if mark.shard != shard or [(row.id, row.view) for row in mark.rows] != expected:
-            raise ForeignManifestError(f"the mark {path} is of another shard", got=f"shard {mark.shard}", fix=fix)
-        if mark.cache != self.header.digest:
-            raise ForeignManifestError(
-                f"the mark {path} is of another cache", got=mark.cache[:12], expected=self.header.digest[:12], fix=fix
-            )
-        if any(row.error is None and row.chunks.keys() != columns for row in mark.rows):
-            raise CacheError(f"the mark {path} is damaged", got="rows without all of " + ", ".join(sorted(columns)), fix=fix)
-        self._marks[shard] = mark
-        return mark
+        return self.manifests.get(shard)
 
     def record(self, row: int) -> RowRecord:
-        """What a row was made from."""
+        """Return the origin of a row."""
         shard, number = divmod(row, self.header.rows_per_shard)
-        return self.mark(shard).rows[number]
+        return self.manifest(shard).rows[number]
 
     def usable_rows(self) -> list[int]:
-        """The rows that hold latents: of done shards, and not failed."""
+        """Return the rows that hold latents: those of finished shards that did not fail."""
         rows = (row for shard in sorted(self.done()) for row in self.rows_of(shard))
         return [row for row in rows if self.record(row).error is None]
 
     def failures(self) -> list[FailedClip]:
-        """The rows whose videos could not be used."""
+        """Return the rows whose videos could not be used."""
         rows = ((row, self.record(row)) for shard in sorted(self.done()) for row in self.rows_of(shard))
         return [FailedClip(record.id, record.view, row, record.error) for row, record in rows if record.error is not None]
 
     def num_bytes(self) -> int:
-        """Bytes of all done shards, by their marks."""
-        marks = [self.mark(shard) for shard in self.done()]
-        places = self.header.rows_per_shard
-        return sum(
-            sum(n + 4 for n in mark.lengths(column.name) if n is not None) + 16 * places + 4
-            for mark in marks
-            for column in self.header.columns
-        )
+        """Return the size of all finished shards, according to their manifests."""
+        return sum(self.manifest(shard).num_bytes(self.header) for shard in self.done())
 
     def ref(self, row: int, data_root: Location) -> ClipRef:
-        """What decodes the pixels of a row again."""
-        record = self.record(row)
-        path = data_root / self.clip_of(row)[0].video
+        """Return what is needed to decode the pixels of a row again."""
+        record, video = self.record(row), self.clip_of(row)[0].video
+        path = location(video) if video.startswith("/") or "://" in video else data_root / video
         return ClipRef(path, record.frame_indices, CropBox(*record.crop), self.header.teacher.clip.size_px)
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def read(self, rows: Sequence[int], out: Latents | None = None, threads: int = THREADS) -> Latents:
-        """The latents of rows, each checked against its checksum and its mark.
+        """Read the latents of rows; each is compared with its checksum and its manifest.
 
         Args:
-            rows: any, in any order.
-            out: where to write, float16 (len(rows), N, D) contiguous, best made by `buffer`; new if None.
-            threads: that read; what is not in memory yet comes faster with several.
+            rows: Any rows, in any order.
+            out: Array to fill, contiguous float16 (len(rows), N, D), best made by `buffer`; a new one if None.
+            threads: Reading threads; rows that are not in memory yet arrive faster with several.
 
         Returns:
             `out`, float16 (len(rows), N, D).
 
         Raises:
-            CacheError: a row is not written, was recorded as failed, or its bytes are damaged.
+            CacheError: A row is not written, is recorded as failed, or its bytes are damaged.
         """
         out = self.buffer(len(rows)) if out is None else out
         shape = (len(rows), self.header.num_tokens, self.header.latent_dim)
@@ -268,14 +193,14 @@ class LatentStore:
         return out
 
     def buffer(self, count: int) -> Latents:
-        """An empty array for `read`, to be used again and again: float16 (count, N, D)."""
+        """Return an uninitialised array for `read` that can be reused: float16 (count, N, D)."""
         return roomy((count, self.header.num_tokens, self.header.latent_dim), np.float16)
 
     def read_frames(self, rows: Sequence[int], out: Tensor | None = None, threads: int = THREADS) -> Tensor:
-        """The kept frames of rows, uint8 (len(rows), T, 3, S, S), each checked.
+        """Read the kept frames of rows, uint8 (len(rows), T, 3, S, S); each is checked.
 
         Raises:
-            CacheError: the cache keeps none, or as `read`.
+            CacheError: The cache keeps no frames, or as for `read`.
         """
         if not self.header.frames:
             raise CacheError(f"the cache {self.path} keeps no frames", fix="Build one that does: `stjepa cache build --frames`.")
@@ -284,14 +209,14 @@ class LatentStore:
         return out
 
     def place(self, row: int) -> Place:
-        """Where a row lies.
+        """Return where a row is stored.
 
         Raises:
-            CacheError: it is not written, or was recorded as failed.
+            CacheError: The row is not written or is recorded as failed.
         """
         shard, number = divmod(row, self.header.rows_per_shard)
-        place = Place(row, shard, number, self.mark(shard))
-        error = place.mark.rows[number].error
+        place = Place(row, shard, number, self.manifest(shard))
+        error = place.manifest.rows[number].error
         if error is not None:
             raise self.reader.fault(place, f"has no latents: {error}")
         return place
@@ -300,16 +225,16 @@ class LatentStore:
 
     @property
     def work(self) -> Path:
-        """Where unfinished shards and locks are: in the cache or, for a cache elsewhere, in a folder of this machine."""
+        """Folder of unfinished shards and locks: in the cache or, for a remote cache, on this machine."""
         return work_folder(self.path)
 
     @contextmanager
     def writing(self, shard: int, *, wait_s: float = 60.0) -> Iterator[ShardWriter]:
-        """A writer of a shard that goes on where an earlier one stopped; no other process writes it meanwhile."""
-        published = {column.name: self._shard_path(column.name, shard) for column in self.header.columns}
+        """Open a writer that resumes where an earlier one stopped; no other process writes the shard in the meantime."""
+        columns = [column.name for column in self.header.columns]
+        published = {name: self.reader.shard_path(name, shard) for name in columns}
         local = {name: path for name, path in published.items() if is_local(path)}
         with holding(self.work / "lock", range(WRITING + shard, WRITING + shard + 1), f"shard {shard}", wait_s=wait_s):
-            columns = [column.name for column in self.header.columns]
             writer = ShardWriter(self.work / str(shard), self.header.digest, shard, columns, local if not self.is_done(shard) else None)
             try:
                 yield writer
@@ -317,14 +242,14 @@ class LatentStore:
                 writer.close()
 
     def publish(self, writer: ShardWriter) -> None:
-        """Put a shard whose rows are all there in its place, then mark it done."""
+        """Move a shard that has all of its rows to its place, then write its manifest."""
         shard = writer.shard
         if len(writer.rows) != len(self.rows_of(shard)):
             raise ValueError(f"shard {shard} has {len(self.rows_of(shard))} rows, got {len(writer.rows)}")
-        mark, files = writer.finish(self.header.rows_per_shard)
-        self.unmark(shard)
+        manifest, files = writer.finish(self.header.rows_per_shard)
+        self.manifests.discard(shard)
         for name, file in files.items():
-            target = self._shard_path(name, shard)
+            target = self.reader.shard_path(name, shard)
             with storage_errors(target):
                 if is_local(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -333,20 +258,11 @@ class LatentStore:
                         sync(Path(str(folder)))
                 else:
                     write_atomic(target, file.read_bytes())
-        write_atomic(self._mark_path(shard), mark.to_json())
+        self.manifests.write(manifest)
         writer.drop()
 
-    def unmark(self, shard: int) -> None:
-        """Declare a shard not done, so that the next build writes it again."""
-        self._marks.pop(shard, None)
-        with storage_errors(self.path), driver_errors():
-            mark = self._mark_path(shard)
-            mark.unlink(missing_ok=True)
-            if is_local(mark) and mark.parent.is_dir():
-                sync(mark.parent)  # or a power cut brings it back beside other rows
-
     def write_failures(self) -> None:
-        """Write `failures.jsonl` from the marks, or remove it if nothing failed."""
+        """Write `failures.jsonl` from the manifests, or remove it if nothing failed."""
         file = self.path / "failures.jsonl"
         lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in self.failures())
         if lines:
@@ -356,7 +272,7 @@ class LatentStore:
             file.unlink(missing_ok=True)
 
     def sweep(self, shards: Sequence[int] | range, todo: Sequence[int]) -> None:
-        """Remove what stopped builds left of shards that this process holds: half-written marks, and work on what is done."""
+        """Remove what stopped builds left of shards that this process holds: partial manifests, and work on finished shards."""
         for shard in {*shards} & self.done() - {*todo}:
             shutil.rmtree(self.work / str(shard), ignore_errors=True)
         if is_local(self.path):
@@ -365,7 +281,7 @@ class LatentStore:
                     file.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Put a finished cache in order, if nobody is at work: list its failures, remove what stopped builds left."""
+        """Tidy a finished cache if nobody is working on it: list its failures and remove what stopped builds left."""
         if not self.work.exists() or self.pending():
             return
         with suppress(CacheError), holding(self.work / "lock", range(CREATION), "the cache"):
@@ -373,9 +289,3 @@ class LatentStore:
             for file in leftovers(self.path) if is_local(self.path) else ():
                 file.unlink(missing_ok=True)
             shutil.rmtree(self.work, ignore_errors=True)
-
-    def _shard_path(self, column: str, shard: int) -> Location:
-        return self.reader.shard_path(column, shard)
-
-    def _mark_path(self, shard: int) -> Location:
-        return self.path / "marks" / f"{shard}.json"

@@ -1,11 +1,11 @@
-"""Who writes which shards of a cache: ranges of a lock file, released by the kernel when their holder ends, however it ends.
+"""Locks on shards of a cache: ranges of a lock file that the kernel releases when their holder ends, however it ends.
 
 ```text
-lock file   | who holds shard 0 | who holds shard 1 | ...      SLOT bytes of text each
+lock file   | holder of shard 0 | holder of shard 1 | ...      SLOT bytes of text each
 ```
-The range of bytes that belongs to a range of shards is locked (an open-file-description lock: it excludes threads and
-processes alike, and works between machines where the file system carries locks). The holder writes its name into the
-first slot of its range, so that whoever finds the range taken can say by whom.
+A range of shards is held by locking its range of bytes with an open-file-description lock, which excludes threads and
+processes alike, and other machines where the file system supports it. The holder writes its name into the first slot of its
+range, so that an error can say who holds it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from stjepa_cli.core.errors import CacheError, storage_errors
 
 SLOT = 128
 CREATION = 2**40
-"""The pseudo-shard whose holder creates the cache."""
+"""Number of a pseudo-shard; its holder creates the cache."""
 WRITING = 2**41
-"""Added to a shard's number: whoever holds it appends to that shard now."""
+"""Offset of a second lock per shard, held while rows are appended to it."""
 
 _FLOCK = "hhqqi4x"  # struct flock of Linux on 64-bit machines
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -38,16 +38,16 @@ def holding(file: Path, numbers: range, what: str, *, wait_s: float = 0.0) -> It
     """Hold a range of shards while the block runs.
 
     Args:
-        file: the lock file; made if it is not there.
-        numbers: shards, or CREATION or WRITING + shard.
-        what: what is held, for the error.
-        wait_s: wait so long for another holder.
+        file: The lock file, created if it does not exist.
+        numbers: Shards, or CREATION, or WRITING + shard.
+        what: Name of what is held, for the error message.
+        wait_s: Seconds to wait for another holder.
 
     Yields:
-        Whether there is a lock: False where the file system has none.
+        True, or False where the file system has no locks.
 
     Raises:
-        CacheError: someone else holds a part of the range; says who.
+        CacheError: Another process or thread holds a part of the range; the message says which.
     """
     if not numbers:
         yield True
@@ -91,13 +91,13 @@ def _open(file: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT
     for _ in range(3):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # whoever finished the cache has just removed the folder
+        with suppress(FileNotFoundError):  # a process that finished the cache may have just removed the folder
             return os.open(file, flags, 0o666)
     return os.open(file, flags, 0o666)
 
 
 def _is_same(descriptor: int, file: Path) -> bool:
-    """Whether the locked file is still the one that others open: it is removed when a cache is finished."""
+    """Return whether the locked file is still the one that others open: finishing a cache removes it."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat())
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _range(kind: int, numbers: range) -> bytes:
 
 
 def _sign(descriptor: int, numbers: range) -> None:
-    """Say who holds a range; what is past every shard stays unsigned, to keep the file small."""
+    """Write the holder of a range into the file; numbers past all shards stay unsigned, to keep the file small."""
     if numbers.start < CREATION:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         text = f"process {os.getpid()} on {socket.gethostname()[:60]}, since {now}"
@@ -117,15 +117,15 @@ def _sign(descriptor: int, numbers: range) -> None:
 
 
 def _write(descriptor: int, text: bytes, numbers: range) -> None:
-    with suppress(OSError):  # on a full disk the lock holds without a name
+    with suppress(OSError):  # on a full disk the lock works without a name
         os.pwrite(descriptor, text[:SLOT].ljust(SLOT, b"\0"), numbers.start * SLOT)
 
 
 def _holder(descriptor: int, numbers: range) -> str:
-    """Who holds a part of a range, as far as it can be told."""
+    """Return who holds a part of a range, as far as is known."""
     found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _range(fcntl.F_WRLCK, numbers))
     kind, _, start, _, _ = struct.unpack(_FLOCK, found)
     if kind == fcntl.F_UNLCK or start >= CREATION * SLOT:
-        return "a process that is at work now"
+        return "a process that is running now"
     text = os.pread(descriptor, SLOT, start).rstrip(b"\0").decode(errors="replace")
-    return text or "a process that is at work now"
+    return text or "a process that is running now"

@@ -1,4 +1,4 @@
-"""From a teacher's tokens to what is stored: normalise, centre, map to the stored width, scale."""
+"""The map from the tokens of a teacher to stored latents: normalise, centre, map to the stored width, scale."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.errors import ConfigError, TeacherError
+from stjepa_cli.store.rotations import equalising_rotation
 
-KINDS = ("pca", "random", "identity")
+KINDS = ("pca", "random", "identity", "standardize", "phi-s")
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A fitted map of tokens, E to D channels.
+    """A fitted map of tokens from E to D channels.
 
-    Tokens are normalised (LayerNorm without affine over E, if `token_norm` asks for it), centred by `mean`, multiplied by
-    `matrix` and by one global `scale`, after which a channel's mean square is 1 over the clips that it was fitted on.
-    Centring matters: against uncentred targets a constant answer already has a high cosine.
+    Tokens are normalised (LayerNorm without affine over the channels of each layer, if `token_norm` asks for it), centred by
+    `mean`, multiplied by `matrix` and by one global `scale`, after which the mean square of a latent is 1 over the clips that
+    the map was fitted on. Centring matters: against targets that are not centred a constant answer already has a high cosine.
 
     Attributes:
-        kind: `pca`, `random` (orthogonal, the control) or `identity`.
+        kind: One of KINDS. `pca` keeps the leading principal components, `random` is an orthogonal map (the control) and
+            `identity` keeps the channels. `standardize` divides each channel by its standard deviation, and keeps the
+            principal components of the result where D < E. `phi-s` (arXiv 2410.01680) rotates the principal components so
+            that all stored channels have the same variance.
         token_norm: `layernorm` or `none`.
         mean: float32 (E,).
-        matrix: float32 (D, E); orthonormal rows, zero rows where D > E.
-        scale: positive.
-        explained: share of the variance that the map keeps, 0 to 1.
-        num_fit_clips: clips that it was fitted on.
+        matrix: float32 (D, E). Its rows are orthonormal except for `standardize`; for `pca`, `random` and `standardize` the
+            rows beyond E are zero.
+        scale: A positive number.
+        explained: Fraction of the (for `standardize`: standardised) variance that the map keeps, 0 to 1.
+        num_fit_clips: Number of clips that it was fitted on.
+        num_layers: Layers of the teacher that stand side by side in a token, each normalised on its own.
     """
 
     kind: str
@@ -39,42 +45,52 @@ class Projection:
     scale: float
     explained: float
     num_fit_clips: int
+    num_layers: int = 1
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens (..., E) to latents (..., D), float32."""
-        x = normalise(tokens, self.token_norm) - self.mean.to(tokens.device)
+        """Map tokens (..., E) to latents (..., D), float32."""
+        x = normalise(tokens, self.token_norm, self.num_layers) - self.mean.to(tokens.device)
         return x @ self.matrix.to(tokens.device).T * self.scale
+
+    def inverse(self, latents: Tensor) -> Tensor:
+        """Map latents (..., D) back to normalised tokens (..., E), float32: exactly where nothing was dropped, else the nearest ones."""
+        back = torch.linalg.pinv(self.matrix.double()).to(latents.device)
+        return ((latents.double() / self.scale) @ back.T + self.mean.double().to(latents.device)).float()
 
     @property
     def digest(self) -> str:
         """sha256 over everything that changes the result; 64 hex digits."""
-        state = hashlib.sha256(f"{self.kind} {self.token_norm} {self.scale!r} {tuple(self.matrix.shape)}".encode())
+        settings = f"{self.kind} {self.token_norm} {self.scale!r} {tuple(self.matrix.shape)}"
+        if self.num_layers > 1:  # older caches do not say it
+            settings += f" {self.num_layers}"
+        state = hashlib.sha256(settings.encode())
         state.update(self.mean.numpy().tobytes())
         state.update(self.matrix.numpy().tobytes())
         return state.hexdigest()
 
 
 class ProjectionFit:
-    """Gathers the mean and covariance of tokens in float64, batch by batch.
+    """Accumulates the mean and covariance of tokens in float64, batch by batch.
 
     Args:
         dim: E, width of a token.
-        token_norm: as the teacher's card says.
+        token_norm: Normalisation that the card of the teacher asks for.
+        num_layers: Layers that stand side by side in a token.
     """
 
-    def __init__(self, dim: int, token_norm: str) -> None:
-        self.dim, self.token_norm = dim, token_norm
+    def __init__(self, dim: int, token_norm: str, num_layers: int = 1) -> None:
+        self.dim, self.token_norm, self.num_layers = dim, token_norm, num_layers
         self.num_clips = self.num_tokens = 0
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._outer = torch.zeros(dim, dim, dtype=torch.float64)
 
     def add(self, tokens: Tensor) -> None:
-        """Take in tokens (B, N, E) of B clips.
+        """Add the tokens (B, N, E) of B clips.
 
         Raises:
-            TeacherError: a token is not finite.
+            TeacherError: A token is not finite.
         """
-        x = normalise(tokens, self.token_norm).flatten(0, 1).double().cpu()
+        x = normalise(tokens, self.token_norm, self.num_layers).flatten(0, 1).double().cpu()
         if not torch.isfinite(x).all():
             raise TeacherError("the teacher gives tokens that are not finite", fix="Try another precision (`--device cpu`) or teacher.")
         self.num_clips += len(tokens)
@@ -83,54 +99,82 @@ class ProjectionFit:
         self._outer += x.T @ x
 
     def finish(self, kind: str, out_dim: int, seed: int = 0) -> Projection:
-        """The map from E to `out_dim` channels.
+        """Return the map from E to `out_dim` channels.
 
         Raises:
-            ConfigError: an unknown kind, or `identity` between different widths.
+            ConfigError: The kind is unknown, or `identity` is asked to change the width.
         """
+        check_kind(kind, self.dim, out_dim)
         mean = self._sum / max(1, self.num_tokens)
         covariance = self._outer / max(1, self.num_tokens) - torch.outer(mean, mean)
-        matrix = self._matrix(kind, out_dim, covariance, seed)
-        kept, total = float((matrix @ covariance * matrix).sum()), float(covariance.trace())
+        weights = _inverse_std(covariance) if kind == "standardize" else torch.ones(self.dim, dtype=torch.float64)
+        weighted = weights[:, None] * covariance * weights
+        matrix = _matrix(kind, out_dim, weighted, seed)
+        kept, total = float((matrix @ weighted * matrix).sum()), float(weighted.trace())
         return Projection(
             kind=kind,
             token_norm=self.token_norm,
             mean=mean.float(),
-            matrix=matrix.float().contiguous(),
+            matrix=(matrix * weights).float().contiguous(),
             scale=(out_dim / kept) ** 0.5 if kept > 0 else 1.0,
             explained=kept / total if total > 0 else 1.0,
             num_fit_clips=self.num_clips,
+            num_layers=self.num_layers,
         )
 
-    def _matrix(self, kind: str, out_dim: int, covariance: Tensor, seed: int) -> Tensor:
-        if kind == "pca":
-            return _principal_rows(covariance, out_dim)
-        if kind == "random":
-            return _orthonormal_rows(out_dim, self.dim, seed)
-        if kind == "identity" and out_dim == self.dim:
-            return torch.eye(self.dim, dtype=torch.float64)
-        if kind == "identity":
-            raise ConfigError("the identity keeps the width", got=f"{self.dim} channels to {out_dim}", expected="equal widths, or pca")
+
+def check_kind(kind: str, dim: int, out_dim: int) -> None:
+    """Refuse a kind of projection that cannot map `dim` to `out_dim` channels.
+
+    Raises:
+        ConfigError: The kind is unknown, or `identity` is asked to change the width.
+    """
+    if kind not in KINDS:
         raise ConfigError("unknown projection", got=repr(kind), expected="one of " + ", ".join(KINDS))
+    if kind == "identity" and out_dim != dim:
+        raise ConfigError("the identity keeps the width", got=f"{dim} channels to {out_dim}", expected="equal widths, or pca")
 
 
 def default_kind(teacher_dim: int, out_dim: int) -> str:
-    """`identity` when the widths agree, else `pca`."""
+    """Return `identity` when the widths agree, else `pca`."""
     return "identity" if teacher_dim == out_dim else "pca"
 
 
-def normalise(tokens: Tensor, token_norm: str) -> Tensor:
-    """Tokens (..., E) as float32, each normalised over E if asked for.
+def normalise(tokens: Tensor, token_norm: str, num_layers: int = 1) -> Tensor:
+    """Return tokens (..., E) as float32, normalised over the channels of each layer if `token_norm` is `layernorm`.
 
-    A VideoMAE fine-tuned with mean pooling has no final norm: its last hidden state is a raw residual stream in which a few
-    channels drown the rest.
+    A VideoMAE that was fine-tuned with mean pooling has no final norm: its last hidden state is a raw residual stream in which
+    a few channels drown the others. Layers that stand side by side differ in scale, so each one is normalised on its own.
     """
     x = tokens.float()
-    return F.layer_norm(x, x.shape[-1:]) if token_norm == "layernorm" else x
+    if token_norm != "layernorm":
+        return x
+    layers = x.unflatten(-1, (num_layers, -1))
+    return F.layer_norm(layers, layers.shape[-1:]).flatten(-2)
+
+
+def _matrix(kind: str, out_dim: int, covariance: Tensor, seed: int) -> Tensor:
+    """Return the orthonormal rows (D, E) of a projection, before scaling."""
+    dim = len(covariance)
+    if kind == "random":
+        return _orthonormal_rows(out_dim, dim, seed)
+    if kind == "identity" or (kind == "standardize" and out_dim == dim):
+        return torch.eye(dim, dtype=torch.float64)
+    rows = _principal_rows(covariance, out_dim)
+    if kind == "phi-s":
+        return equalising_rotation((rows @ covariance * rows).sum(1).clamp_min(0)) @ rows
+    return rows
+
+
+def _inverse_std(covariance: Tensor) -> Tensor:
+    """Return one over the standard deviation of each channel (E,), 0 for channels that do not vary."""
+    std = covariance.diagonal().clamp_min(0).sqrt()
+    varies = std > 1e-6 * std.max()
+    return torch.where(varies, 1 / std.where(varies, torch.ones_like(std)), torch.zeros_like(std))
 
 
 def _principal_rows(covariance: Tensor, num_rows: int) -> Tensor:
-    """The leading eigenvectors as rows, largest first, signs fixed; zero rows where the width does not suffice."""
+    """Return the leading eigenvectors as rows, largest first, with fixed signs; zero rows where there are too few."""
     _, vectors = torch.linalg.eigh(covariance)
     rows = vectors.T.flip(0)[:num_rows]
     largest = rows.abs().argmax(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Between a clip's latents and the bytes of its columns: float16, or int8 with a float16 scale for each token."""
+"""Conversion between the latents of a clip and the bytes of its columns: float16, or int8 with a float16 scale per token."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LEVELS = 127
 
 
 def encode(latents: Tensor, dtype: str) -> list[dict[str, bytes]]:
-    """The bytes of each row, by column.
+    """Return the bytes of each row, by column.
 
     Args:
-        latents: float32 (B, N, D), finite.
-        dtype: `float16`, or `int8`: each token divided by its largest magnitude / 127, rounded.
+        latents: Finite float32 (B, N, D).
+        dtype: `float16`, or `int8`: each token divided by its largest magnitude / 127 and rounded.
     """
     if dtype == "float16":
         return [{"latents": row.tobytes()} for row in latents.half().cpu().numpy()]
@@ -29,7 +29,7 @@ def encode(latents: Tensor, dtype: str) -> list[dict[str, bytes]]:
 
 
 def quantised(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Float16 scales (B, N) and int8 numbers (B, N, D) whose product is near the latents (B, N, D)."""
+    """Return float16 scales (B, N) and int8 numbers (B, N, D) whose product approximates the latents (B, N, D)."""
     scales = (latents.abs().amax(-1) / LEVELS).half()
     divisor = scales.float().where(scales > 0, torch.ones((), device=scales.device))
     return scales, (latents / divisor.unsqueeze(-1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
@@ -41,7 +41,7 @@ def decode_int8(numbers: npt.NDArray[np.int8], scales: npt.NDArray[np.float16], 
 
 
 def cosine(latents: Tensor, rows: Sequence[dict[str, bytes]], dtype: str) -> float:
-    """Mean cosine between the tokens of latents (B, N, D) and what is stored of them."""
+    """Return the mean cosine between the tokens of latents (B, N, D) and their stored form."""
     stored = np.empty(tuple(latents.shape), np.float16)
     for row, into in zip(rows, stored, strict=True):
         decode(row, dtype, into)

@@ -1,4 +1,4 @@
-"""Rows of a cache, read and checked: directly from shards on a local disk, through zarr from anywhere else."""
+"""Reads and checks rows of a cache: directly from shards on a local disk, through zarr from anywhere else."""
 
 from __future__ import annotations
 
@@ -16,37 +16,41 @@ from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.locations import Location, is_local
 from stjepa_cli.store import frames
 from stjepa_cli.store.arrays import has_own_layout, open_array
+from stjepa_cli.store.errors import check_closely, unreadable
 from stjepa_cli.store.quantization import decode_int8
-from stjepa_cli.store.records import CacheHeader, ShardManifest
-from stjepa_cli.store.shard_format import FOREIGN, Bytes, Chunk, Latents, checksum, read_chunk
+from stjepa_cli.store.records import CacheHeader, Chunk, ShardManifest
+from stjepa_cli.store.shard_format import FOREIGN, Bytes, Latents, checksum, read_chunk
 
 THREADS = 8
-"""More than many machines have cores: what is not in memory yet comes sooner when much of it is asked for at once."""
+"""More than many machines have cores, because data that are not in memory yet arrive sooner when much is requested at once."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row lies: its shard, its number there, and the mark that tells the rest."""
+    """The place of a row: its shard, its number there, and the manifest with all other details."""
 
     row: int
     shard: int
     number: int
-    mark: ShardManifest
+    manifest: ShardManifest
 
     def chunk(self, column: str) -> Chunk:
-        """What is stored of it."""
-        return self.mark.rows[self.number].chunks[column]
+        """Return the length and the checksum of the stored chunk of a column."""
+        return self.manifest.rows[self.number].chunks[column]
 
 
 class RowReader:
-    """Reads rows of one cache. Safe in threads and in forked or spawned processes: no file stays open.
+    """Reads rows of one cache; safe in threads and in forked or spawned processes, because no file stays open.
 
     Args:
-        path: the cache.
-        header: its header.
+        path: The cache.
+        header: Its header.
+
+    Attributes:
+        direct: Whether shards are read without zarr.
 
     Raises:
-        CacheError: the arrays are not what the header says.
+        CacheError: The arrays are not what the header says.
     """
 
     def __init__(self, path: Location, header: CacheHeader) -> None:
@@ -60,35 +64,35 @@ class RowReader:
         return vars(self) | {"_pool": None}
 
     def shard_path(self, column: str, shard: int) -> Location:
-        """The file of a shard of a column."""
+        """Return the file of a shard of a column."""
         return self.path / self.shard_name(column, shard)
 
     def shard_name(self, column: str, shard: int) -> str:
-        """Its path below the cache."""
+        """Return the path of that file below the cache."""
         return f"{column}/c/{shard}{self._tails[column]}"
 
     def latents(self, places: Sequence[Place], into: Latents, threads: int) -> None:
         """Fill `into`, float16 (B, N, D), with the latents of rows.
 
         Raises:
-            CacheError: missing or damaged bytes.
+            CacheError: Bytes are missing, damaged or unreadable.
         """
-        one = self._one_latents if self.header.dtype == "float16" else self._one_int8
+        one = self._read_float16 if self.header.dtype == "float16" else self._read_int8
         self._each(places, into, one, threads)
 
     def pixels(self, places: Sequence[Place], into: Tensor, threads: int) -> None:
         """Fill `into`, uint8 (B, T, 3, S, S), with the kept frames of rows.
 
         Raises:
-            CacheError: missing or damaged bytes.
+            CacheError: Bytes are missing, damaged or unreadable.
         """
-        self._each(places, into, self._one_clip, threads)
+        self._each(places, into, self._read_clip, threads)
 
     def chunk(self, place: Place, column: str, files: _Files | None = None, into: Bytes | None = None) -> Bytes:
-        """The checked bytes of a row's chunk, written into `into` if given.
+        """Return the checked bytes of the chunk of a row, written into `into` if given.
 
         Raises:
-            CacheError: missing or damaged.
+            CacheError: The bytes are missing, damaged or unreadable.
         """
         known = place.chunk(column)
         if not self.direct:
@@ -97,29 +101,31 @@ class RowReader:
         if files is None:
             with _Files(self) as own:
                 return self.chunk(place, column, own, into)
-        reason = read_chunk(files.descriptor(column, place), place.mark.offsets[column][place.number], known, into)
+        try:
+            reason = read_chunk(files.descriptor(column, place), place.manifest.offsets[column][place.number], known, into)
+        except OSError as error:
+            raise unreadable(f"clip {place.manifest.rows[place.number].name} in {self.path}", error) from error
         if reason:
             raise self.fault(place, reason)
         return into
 
     def fault(self, place: Place, reason: str) -> CacheError:
-        """The error about a row."""
-        fix = f"Type `stjepa cache verify --level full --cache {self.path}`."
-        return CacheError(f"clip {place.mark.rows[place.number].name} in {self.path} {reason}", fix=fix)
+        """Return the error about a row; `reason` is a clause."""
+        return CacheError(f"clip {place.manifest.rows[place.number].name} in {self.path} {reason}", fix=check_closely(self.path))
 
     # ---- one row ------------------------------------------------------------------------------------------------
 
-    def _one_latents(self, place: Place, files: _Files, into: Latents) -> None:
+    def _read_float16(self, place: Place, files: _Files, into: Latents) -> None:
         flat = into.reshape(-1).view(np.uint8)
         found = self.chunk(place, "latents", files, flat)
         if found is not flat:
             flat[...] = found
 
-    def _one_int8(self, place: Place, files: _Files, into: Latents) -> None:
+    def _read_int8(self, place: Place, files: _Files, into: Latents) -> None:
         numbers = self.chunk(place, "latents", files).view(np.int8).reshape(into.shape)
         decode_int8(numbers, self.chunk(place, "scales", files).view(np.float16), into)
 
-    def _one_clip(self, place: Place, files: _Files, into: Tensor) -> None:
+    def _read_clip(self, place: Place, files: _Files, into: Tensor) -> None:
         try:
             frames.decode_clip(self.chunk(place, "frames", files).data, self.header.teacher.clip.size_px, into)
         except ValueError as error:
@@ -138,7 +144,7 @@ class RowReader:
     # ---- many rows ----------------------------------------------------------------------------------------------
 
     def _each(self, places: Sequence[Place], into: Any, one: Callable[[Place, _Files, Any], None], threads: int) -> None:
-        """Read all rows, shard by shard, each shard opened once a thread."""
+        """Read rows shard by shard, so that each thread opens each shard once."""
         order = sorted(range(len(places)), key=lambda i: (places[i].shard, places[i].number))
         threads = max(1, min(threads, len(order)))
         parts = [order[i * len(order) // threads : (i + 1) * len(order) // threads] for i in range(threads)]
@@ -155,14 +161,14 @@ class RowReader:
             done.result()
 
     def _threads(self) -> ThreadPoolExecutor:
-        """The threads of this process: a forked process has none of its parent's."""
+        """Return the thread pool of this process: a forked process has no threads of its parent."""
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = (os.getpid(), ThreadPoolExecutor(THREADS, thread_name_prefix="stjepa-read"))
         return self._pool[1]
 
 
 class _Files:
-    """Open shard files of one call: at most one of each column at a time."""
+    """The open shard files of one call, at most one per column at a time."""
 
     def __init__(self, reader: RowReader) -> None:
         self.reader = reader
@@ -176,7 +182,12 @@ class _Files:
             os.close(descriptor)
 
     def descriptor(self, column: str, place: Place) -> int:
-        """Of the row's shard."""
+        """Return the descriptor of the shard of a row.
+
+        Raises:
+            CacheError: The shard is gone.
+            OSError: It cannot be opened for another reason.
+        """
         shard, descriptor = self._open.get(column, (-1, -1))
         if shard == place.shard:
             return descriptor
@@ -184,13 +195,13 @@ class _Files:
             os.close(self._open.pop(column)[1])
         try:
             descriptor = os.open(f"{self.reader.path}/{self.reader.shard_name(column, place.shard)}", os.O_RDONLY)
-        except OSError as error:
-            raise self.reader.fault(place, f"is missing: its shard {place.shard} of {column} is gone ({error.strerror})") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.reader.fault(place, f"is missing: its shard {place.shard} of {column} is gone") from error
         self._open[column] = place.shard, descriptor
         return descriptor
 
 
 def empty_clips(count: int, header: CacheHeader) -> Tensor:
-    """A buffer for `pixels`: uint8 (count, T, 3, S, S)."""
+    """Return a buffer for `RowReader.pixels`: uint8 (count, T, 3, S, S)."""
     clip = header.teacher.clip
     return torch.empty((count, clip.num_frames, 3, clip.size_px, clip.size_px), dtype=torch.uint8)

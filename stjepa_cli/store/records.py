@@ -1,33 +1,41 @@
-"""The records of a cache: its header, its clip list, its columns, and what each row was made from."""
+"""The records of a cache: its header, its clip list, its columns, and the manifests of its shards. Standard library only."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.types import TeacherCard, digest
-from stjepa_cli.store.shard_format import CRC_BYTES, Chunk, index_bytes
 
 SCHEMA = 2
 ROWS_PER_SHARD = 64
 DTYPES = ("float16", "int8")
+CRC_BYTES = 4
+INDEX_ENTRY_BYTES = 16
+
+
+class Chunk(NamedTuple):
+    """One stored chunk: its length in bytes without the checksum that follows it, and that checksum (crc32c)."""
+
+    length: int
+    crc: int
 
 
 @dataclass(frozen=True)
 class Column:
-    """One array of a cache; all have the same rows, shards and marks.
+    """One array of a cache; all columns share their rows, shards and manifests.
 
     Attributes:
-        name: of the array.
-        row_shape: of one row.
-        dtype: of its numbers; `bytes` for rows of variable-length byte strings.
+        name: Name of the array.
+        row_shape: Shape of one row.
+        dtype: Type of its numbers, or `bytes` for rows of variable-length byte strings.
     """
 
     name: str
@@ -37,22 +45,24 @@ class Column:
 
 @dataclass(frozen=True)
 class CacheHeader:
-    """What a cache holds. Two caches are the same if everything but `software` is.
+    """The description of a cache. Two caches are the same if everything but `software` is.
 
     Attributes:
-        dataset: name of the data set.
-        split: which of its lists.
-        num_clips: videos.
-        clips_digest: digest of the clip list in order.
-        teacher: who made the latents, from which clips.
+        dataset: Name of the data set.
+        split: Split whose videos are cached.
+        num_clips: Number of videos.
+        clips_digest: Digest of the clip list in order.
+        teacher: The model that made the latents, and how its clips are cut.
         latent_dim: D, stored channels.
-        projection: `kind`, `digest`, `explained` and `num_fit_clips` of the map from the teacher's width to D.
-        num_views: K, rows of each video, one after the other: row = clip * K + view.
-        view_seed: of the views after the first.
-        rows_per_shard: rows in a shard.
-        dtype: `float16`, or `int8` with a float16 scale for each token.
-        frames: whether each row's decoded clip is kept beside its latents.
-        software: versions of what wrote it, for information.
+        projection: `kind`, `digest`, `explained` and `num_fit_clips` of the map from the teacher's width to D, and how the
+            clips that it was fitted on were chosen (`fit_sample`, `fit_seed`; absent means the first ones of the list).
+        num_views: K, rows per video, one after the other: row = clip * K + view.
+        view_seed: Seed of the views after the first.
+        rows_per_shard: Rows in a full shard.
+        dtype: `float16`, or `int8` with a float16 scale per token.
+        frames: Whether the decoded clip of each row is kept beside its latents.
+        schema: Version of this format.
+        software: Versions of the packages that wrote the cache, for information.
     """
 
     dataset: str
@@ -73,6 +83,9 @@ class CacheHeader:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ConfigError("unknown dtype of a cache", got=repr(self.dtype), expected="one of " + ", ".join(DTYPES))
+        for name in ("num_clips", "latent_dim", "num_views", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a cache must be at least 1", got=getattr(self, name))
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +94,7 @@ class CacheHeader:
 
     @property
     def num_tokens(self) -> int:
-        """N, tokens of a row."""
+        """N, tokens per row."""
         return self.teacher.clip.grid.num_tokens
 
     @property
@@ -97,18 +110,22 @@ class CacheHeader:
         frames = (Column("frames", (self.teacher.clip.num_frames,), "bytes"),) if self.frames else ()
         return (latents, *scales, *frames)
 
+    def rows_of(self, shard: int) -> range:
+        """Return the rows in a shard."""
+        return range(shard * self.rows_per_shard, min(self.num_rows, (shard + 1) * self.rows_per_shard))
+
     def planned_bytes(self, frames_bytes: int = 0) -> int:
-        """Bytes of all shards if no clip fails.
+        """Return the size of all shards if no clip fails.
 
         Args:
-            frames_bytes: of a clip's JPEGs, which cannot be known before.
+            frames_bytes: Size of the JPEGs of a clip, which is not known in advance.
         """
         sizes = {"float16": 2, "int8": 1}
         row = sum(
             (frames_bytes if column.dtype == "bytes" else math.prod(column.row_shape) * sizes[column.dtype]) + CRC_BYTES
             for column in self.columns
         )
-        return self.num_rows * row + self.num_shards * len(self.columns) * len(index_bytes([], self.rows_per_shard))
+        return self.num_rows * row + self.num_shards * len(self.columns) * index_size(self.rows_per_shard)
 
     @cached_property
     def digest(self) -> str:
@@ -121,7 +138,7 @@ class CacheHeader:
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One video of the list: its id and its path below the data root."""
+    """One video of the list: its id and its path below the data root (or an absolute path or URL, for one that lies elsewhere)."""
 
     id: str
     video: str
@@ -129,16 +146,17 @@ class ClipRow:
 
 @dataclass(frozen=True)
 class RowRecord:
-    """What a row was made from, or why it was not.
+    """The origin of a row, or the reason why it could not be made.
 
     Attributes:
-        view: 0 is the centre view.
+        id: Id of the clip.
+        view: Number of the view; 0 is the centre view.
         source_digest: sha256 of the video file.
         frame_indices: T frames, in presentation order.
-        crop: top, left, height, width in source pixels.
+        crop: Top, left, height and width in source pixels.
         pixels_crc: crc32c of the uint8 clip that the teacher saw.
-        chunks: what is stored of it, by column.
-        error: set instead of all of these when the video could not be used.
+        chunks: The stored chunk of each column.
+        error: Set instead of all of these when the video could not be used.
     """
 
     id: str
@@ -152,18 +170,28 @@ class RowRecord:
 
     @property
     def name(self) -> str:
-        """The clip's id, with the view where it is not the first."""
+        """The id of the clip, with the number of the view unless it is the first."""
         return self.id if self.view == 0 else f"{self.id} view {self.view}"
 
 
 @dataclass(frozen=True)
+class FailedClip:
+    """A row that could not be made: its clip, its view, its number and the reason."""
+
+    id: str
+    view: int
+    row: int
+    error: str
+
+
+@dataclass(frozen=True)
 class ShardManifest:
-    """What says that a shard is whole: the cache that it is of, and its rows.
+    """The content of a finished shard; a shard without a manifest is not finished.
 
     Attributes:
-        cache: digest of the cache's header.
-        shard: its number.
-        rows: one for each of its rows, in order.
+        cache: Digest of the header of its cache.
+        shard: Number of the shard.
+        rows: One record per row, in order.
     """
 
     cache: str
@@ -171,48 +199,54 @@ class ShardManifest:
     rows: tuple[RowRecord, ...]
 
     def lengths(self, column: str) -> list[int | None]:
-        """Bytes of each row's chunk, None where there is none."""
+        """Return the length of the chunk of each row in bytes, None where there is no chunk."""
         return [None if row.error is not None else row.chunks[column].length for row in self.rows]
 
     @cached_property
     def offsets(self) -> dict[str, list[int]]:
-        """Where each row's chunk begins, by column; a row without one has the offset of the next."""
+        """Offset of the chunk of each row, by column; a row without a chunk has the offset of the next one."""
         names = next((list(row.chunks) for row in self.rows if row.error is None), [])
         sizes = {name: [0 if n is None else n + CRC_BYTES for n in self.lengths(name)] for name in names}
         return {name: [0, *accumulate(parts[:-1])] for name, parts in sizes.items()}
 
-    def index(self, column: str, num_places: int) -> bytes:
-        """The index that the shard of a column ends with."""
-        return index_bytes(self.lengths(column), num_places)
+    def num_bytes(self, header: CacheHeader) -> int:
+        """Return the size of the files of the shard."""
+        chunks = sum(n + CRC_BYTES for column in header.columns for n in self.lengths(column.name) if n is not None)
+        return chunks + len(header.columns) * index_size(header.rows_per_shard)
 
     def to_json(self) -> bytes:
-        """As it is stored."""
+        """Return the manifest as it is stored."""
         rows = [row_to_json(row) for row in self.rows]
         return json.dumps({"cache": self.cache, "shard": self.shard, "rows": rows}, separators=(",", ":")).encode()
 
     @staticmethod
     def from_json(data: bytes) -> ShardManifest:
-        """A mark read back.
+        """Read a stored manifest.
 
         Raises:
-            ValueError, KeyError, TypeError: damaged.
+            ValueError, KeyError, TypeError, AttributeError: The data are damaged.
         """
         plain = json.loads(data)
         return ShardManifest(plain["cache"], int(plain["shard"]), tuple(row_from_json(row) for row in plain["rows"]))
 
 
+def index_size(num_places: int) -> int:
+    """Return the size in bytes of the index of a shard with so many places, with its checksum."""
+    return INDEX_ENTRY_BYTES * num_places + CRC_BYTES
+
+
 def row_to_json(row: RowRecord) -> dict[str, Any]:
-    """A record as JSON-able values, what is not set left out."""
+    """Return a record as JSON-able values, without the fields that are not set."""
     if row.error is not None:
         return {"id": row.id, "view": row.view, "error": row.error}
     return {name: value for name, value in vars(row).items() if value is not None}
 
 
 def row_from_json(row: dict[str, Any]) -> RowRecord:
-    """A record from `row_to_json`; written out, since a large cache has a hundred thousand of them.
+    """Return the record that `row_to_json` wrote; spelled out field by field because a large cache has a hundred thousand of them.
 
     Raises:
-        ValueError, KeyError, TypeError: damaged.
+        ValueError, KeyError, TypeError, AttributeError: The data are damaged.
     """
     if "error" in row:
         return RowRecord(str(row["id"]), int(row["view"]), error=str(row["error"]))
@@ -229,75 +263,37 @@ def row_from_json(row: dict[str, Any]) -> RowRecord:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is not as it should be.
+    """A finding of a check.
 
     Attributes:
-        id: of the clip, or of the file where it is about no clip.
-        kind: `missing`, `corrupt`, `foreign` (whole, but of something else) or `extra` (a file that does not belong).
-        reason: as a clause.
-        shard: where, None outside of shards.
+        id: Name of the row, or of the file for a fault that concerns no row.
+        kind: `missing`, `corrupt`, `foreign` (intact, but belonging to something else), `unreadable` (there, but the system
+            does not let us read it), `extra` (a file that does not belong) or `changed` (it cannot be made again).
+        reason: The reason, as a clause.
+        shard: Number of the shard, None outside of shards.
+        finished: Whether the shard has a manifest, which `--repair` sets aside.
     """
 
     id: str
     kind: str
     reason: str
     shard: int | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """Share `index` (from 1) of `count` equal ranges of whole shards."""
-
-    index: int
-    count: int
-
-    @staticmethod
-    def parse(text: str) -> Part:
-        """`2/8` is the second of eight.
-
-        Raises:
-            ConfigError: anything else.
-        """
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ConfigError("a part is written i/n", got=repr(text), expected="1/8 to 8/8, say")
-        return Part(int(index), int(count))
-
-    def shards(self, num_shards: int) -> range:
-        """Its shards; with more parts than shards some are empty."""
-        return range((self.index - 1) * num_shards // self.count, self.index * num_shards // self.count)
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-WHOLE = Part(1, 1)
+    finished: bool = True
 
 
 def clips_digest(clips: Iterable[ClipRow]) -> str:
-    """Identity of a clip list: its ids and paths in order."""
+    """Return the identity of a clip list: a digest of its ids and paths in order."""
     return digest([[clip.id, clip.video] for clip in clips])
 
 
 def header_difference(found: CacheHeader, wanted: CacheHeader) -> tuple[str, Any, Any] | None:
-    """The first field in which two headers differ, as (name, found, wanted), leaving out what is fitted or informative."""
+    """Return the first field in which two headers differ as (name, found, wanted), ignoring fitted and informative fields."""
     a, b = _flat(asdict(found)), _flat(asdict(wanted))
     for name in a | b:
         if not name.startswith(("software", "projection")) and a.get(name) != b.get(name):
             return name, a.get(name), b.get(name)
-    kinds = found.projection["kind"], wanted.projection["kind"]
+    kinds = found.projection.get("kind"), wanted.projection.get("kind")
     return ("projection.kind", *kinds) if kinds[0] != kinds[1] else None
-
-
-def runs_of(numbers: Sequence[int]) -> list[range]:
-    """Ascending numbers as ranges without gaps: 1 2 3 7 -> 1-3, 7."""
-    runs: list[range] = []
-    for number in numbers:
-        if runs and runs[-1].stop == number:
-            runs[-1] = range(runs[-1].start, number + 1)
-        else:
-            runs.append(range(number, number + 1))
-    return runs
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

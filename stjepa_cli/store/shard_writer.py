@@ -1,13 +1,13 @@
-"""Writing one shard so that nothing reported as written is ever lost: append, sync, journal, publish, mark.
+"""Writes one shard so that nothing reported as written is ever lost: append, sync, journal, publish, manifest.
 
 ```text
 work/<s>/latents      chunk, crc32c, chunk, crc32c, ...          synced after every batch
-work/<s>/journal      what is in them, one line a batch           synced after the data
-   when all rows are there: index, sync, rename to the shard's place, sync of the folder, mark, work/<s> removed
+work/<s>/journal      the records of their rows, one line a batch  synced after the data
+   when all rows are there: index, sync, rename to the shard's place, sync of the folder, manifest, work/<s> removed
 ```
 A line of the journal is a JSON list of row records, a tab, and its crc32c. A writer that finds a journal keeps the batches
-whose line and data are whole and cuts off the rest, so that a kill or a power cut at any instant loses at most the batch
-under way. The journal goes last: whoever is killed between two renames, or before the mark, finds all of it again.
+whose line and data are intact and cuts off the rest, so that a kill or a power cut at any instant loses at most the batch in
+progress. The journal is removed last: after a kill between two renames, or before the manifest, nothing has to be redone.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from pathlib import Path
 
 from stjepa_cli.core.errors import storage_errors
 from stjepa_cli.core.files import sync
-from stjepa_cli.store.records import RowRecord, ShardManifest, row_from_json, row_to_json
-from stjepa_cli.store.shard_format import CRC_BYTES, Chunk, checksum, sealed
+from stjepa_cli.store.records import CRC_BYTES, Chunk, RowRecord, ShardManifest, row_from_json, row_to_json
+from stjepa_cli.store.shard_format import checksum, index_bytes, sealed
 
 JOURNAL = "journal"
 
 
 @dataclass(frozen=True)
 class NewRow:
-    """A row to be written: its record without chunks, and its bytes by column (none where the record has an error)."""
+    """A row to be written: its record without chunks, and its bytes by column (none if the record has an error)."""
 
     record: RowRecord
     data: dict[str, bytes]
 
 
 class ShardWriter:
-    """One shard on its way, in a folder of its own; opening it goes on where an earlier writer stopped.
+    """An unfinished shard in a folder of its own; opening it resumes where an earlier writer stopped.
 
     Args:
-        folder: `work/<s>`.
-        cache: digest of the cache's header: a journal of another cache is dropped.
-        shard: its number.
-        columns: names of the arrays.
-        published: where the files of the columns go, for finding those that were moved there already; None where they are
-            not moved (an object store).
+        folder: The folder `work/<s>`.
+        cache: Digest of the header of the cache; a journal of another cache is dropped.
+        shard: Number of the shard.
+        columns: Names of the arrays.
+        published: Final places of the files of the columns, to find those that were moved already; None if the shard is
+            finished and is being written again.
 
     Attributes:
-        rows: the records that are safe, in order.
+        rows: The records that are safe, in order.
     """
 
     def __init__(self, folder: Path, cache: str, shard: int, columns: Sequence[str], published: dict[str, Path] | None) -> None:
@@ -74,7 +74,7 @@ class ShardWriter:
         """Add rows; when this returns they survive a kill and a power cut.
 
         Raises:
-            StjepaError: the disk is full; what was safe before is still safe, and rows can be added again.
+            StjepaError: The disk is full; rows that were safe before are still safe, and rows can be added again.
         """
         done: list[RowRecord] = []
         for row in batch:
@@ -95,30 +95,30 @@ class ShardWriter:
         self._take(done, len(line))
 
     def finish(self, places: int) -> tuple[ShardManifest, dict[str, Path]]:
-        """Add the indexes and sync; returns the mark and the finished file of each column."""
-        mark = ShardManifest(self.cache, self.shard, tuple(self.rows))
+        """Add the indexes and sync; return the manifest and the finished file of each column."""
+        manifest = ShardManifest(self.cache, self.shard, tuple(self.rows))
         with storage_errors(self.folder):
             for name in self.columns:
                 os.ftruncate(self._files[name], self._sizes[name])
                 os.lseek(self._files[name], 0, os.SEEK_END)
-                _append(self._files[name], [mark.index(name, places)])
+                _append(self._files[name], [index_bytes(manifest.lengths(name), places)])
                 os.fsync(self._files[name])
         self.close()
-        return mark, {name: self.folder / name for name in self.columns}
+        return manifest, {name: self.folder / name for name in self.columns}
 
     def drop(self) -> None:
-        """Remove the folder, when the mark is safe or nothing of it is wanted."""
+        """Remove the folder, once the manifest is safe or the work is not wanted."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Close the files; what is safe stays."""
+        """Close the files; rows that are safe stay."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files = {}
 
     def _take(self, records: Sequence[RowRecord], journal: int) -> None:
-        """Count records as safe, whose line of the journal has so many bytes."""
+        """Count records as safe; `journal` is the length of their line in bytes."""
         self.rows += records
         self._sizes[JOURNAL] += journal
         for record in records:
@@ -126,7 +126,7 @@ class ShardWriter:
                 self._sizes[name] += chunk.length + CRC_BYTES
 
     def _take_back(self, published: dict[str, Path]) -> None:
-        """Bring back files that were published before the mark was written."""
+        """Bring back files that were published before the manifest was written."""
         if not (self.folder / JOURNAL).is_file():
             return
         for name, path in published.items():
@@ -134,7 +134,7 @@ class ShardWriter:
                 path.replace(self.folder / name)
 
     def _resume(self) -> None:
-        """Take in the batches that are whole."""
+        """Take in the batches that are intact."""
         journal = (self.folder / JOURNAL).read_bytes()
         for line in journal.splitlines(keepends=True):
             batch = _batch(line, self.cache, self.shard)
@@ -143,7 +143,7 @@ class ShardWriter:
             self._take(batch, len(line))
 
     def _holds(self, name: str, batch: Sequence[RowRecord]) -> bool:
-        """Whether the data of a batch lie whole where they should."""
+        """Return whether the data of a batch are intact and in their place."""
         offset = self._sizes[name]
         for record in batch:
             chunk = record.chunks.get(name)
@@ -156,7 +156,7 @@ class ShardWriter:
         return True
 
     def _cut(self) -> None:
-        """Drop everything behind what is safe."""
+        """Drop everything after the last safe row."""
         for name, size in self._sizes.items():
             os.ftruncate(self._files[name], size)
             os.lseek(self._files[name], 0, os.SEEK_END)
@@ -179,7 +179,7 @@ def _line(cache: str, shard: int, records: Sequence[RowRecord]) -> bytes:
 
 
 def _batch(line: bytes, cache: str, shard: int) -> list[RowRecord] | None:
-    """The records in a line of the journal; None if it is torn, or of another cache or shard."""
+    """Return the records in a line of the journal, or None if it is torn or belongs to another cache or shard."""
     text, _, crc = line.rpartition(b"\t")
     if crc != f"{checksum(text):08x}\n".encode():
         return None

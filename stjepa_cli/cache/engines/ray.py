@@ -1,13 +1,13 @@
-"""Fill shards on the machines of a Ray cluster: one worker a GPU, each shard handed to whoever is free. The one user of ray.
+"""Fills shards on the machines of a Ray cluster, one worker per GPU; the next shard goes to whichever worker is free. The one user of ray.
 
 ```text
-driver: holds the part, hands out shards        worker (one a GPU): store, videos, teacher opened once
+driver: holds the part, hands out shards        worker (one per GPU): store, videos, teacher opened once
    shard 7  ----------------------------------->   ShardBuilder.run([7])
-   tally    <-----------------------------------   rows of shard 7 are safe
-   worker lost: shard 7 to the next one that is free, and a new worker wherever the cluster has room
+   counts   <-----------------------------------   the rows of shard 7 are safe
+   worker lost: shard 7 goes to the next free one, and a new worker starts wherever the cluster has room
 ```
-Rows do not travel: workers read the videos and write the cache themselves, on file systems that all machines share. What a
-lost worker had stored of its shard is in the shard's journal, and the next one goes on from there.
+Rows do not travel: workers read the videos and write the cache themselves, on file systems that all machines share. The rows
+of a shard that a lost worker had stored are in the journal of the shard, and the next worker resumes from there.
 """
 
 from __future__ import annotations
@@ -17,29 +17,24 @@ import os
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from stjepa_cli.cache.engines.base import BuildRequest, Engine, Job
+from stjepa_cli.cache.engines._workers import Worker, WorkerPlan, plan_workers
+from stjepa_cli.cache.engines.base import Engine, Job
 from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch
-from stjepa_cli.core.errors import CacheError, ConfigError, NotReadyError, StjepaError
-from stjepa_cli.core.locations import absolute
+from stjepa_cli.core.errors import CacheError, NotReadyError, StjepaError
 from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.store.records import header_difference
 
 ATTEMPTS = 3
-PATIENCE_S = 60.0
-KNOCK_S = 10.0
-OBJECT_STORE_BYTES = 100_000_000  # a local instance's: only tallies go through it, and Ray's default is a third of the memory
-
-Answer = TypeVar("Answer")
+WAIT_NOTE_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
+OBJECT_STORE_BYTES = 100_000_000  # of a local instance: only counts go through it, and Ray's default is a third of the memory
 
 
 class Ray(Engine):
-    """One worker a GPU, on one machine or on many; without a GPU, one for as many processors as it decodes with.
+    """One worker per GPU, on one machine or on many; without a GPU, one per `Runtime.workers` processors.
 
     Raises:
         NotReadyError: ray is not installed.
@@ -51,67 +46,30 @@ class Ray(Engine):
         except ImportError as error:
             raise NotReadyError("--engine ray needs Ray, which is not installed", fix="Type `pip install 'stjepa[ray]'`.") from error
 
-    def run(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> BuildCounts:
+    def run(
+        self, job: Job, store: LatentStore, shards: Sequence[int], on_batch: OnBatch, retry: frozenset[int] = frozenset()
+    ) -> BuildCounts:
         if not shards:
             return BuildCounts()
-        job.release()
-        # Ray tells of lost workers on stdout, which is for results
-        with redirect_stdout(sys.stderr), _cluster(job.request.engine_address):
-            return _Crew(job, shards, on_batch).run()
+        job.release_teacher()
+        # Ray reports lost workers on stdout, which is for results
+        with redirect_stdout(sys.stderr), connected(job.request.engine_address):
+            return _WorkerPool(job, plan_workers(job.request, job.runtime, machines()), shards, on_batch, retry).run()
 
 
-class Worker:
-    """Fills shards in a process of the cluster.
-
-    What the library has to say of a failure is returned, not raised: Ray would put it in other words.
+class _WorkerPool:
+    """The workers of one build and the shard that each is filling.
 
     Args:
-        request: what to build, with places and devices that are right on this machine.
-        retry: rows that were recorded as failed and are to be tried again.
+        job: The build.
+        plan: Their number and their needs.
+        shards: The shards to fill.
+        on_batch: Called with the counts of each finished shard.
+        retry: Rows to try again.
     """
 
-    def __init__(self, request: BuildRequest, retry: frozenset[int]) -> None:
-        self.request, self.retry = request, retry
-
-    def open(self) -> str | StjepaError:
-        """Open the cache, the videos and the teacher; returns who this is."""
-        return _said(self._open)
-
-    def fill(self, shard: int) -> BuildCounts | StjepaError:
-        """Fill one shard."""
-        return _said(lambda: self._builder.run([shard], lambda _: None))
-
-    def _open(self) -> str:
-        where = socket.gethostname()
-        store = LatentStore.open(self.request.cache)
-        job = Job(self.request, store, self.retry)
-        self._builder = job.builder()
-        mine = self.request.header(self.request.clips(self._builder.items), job.teacher.card, store.header.projection)
-        if difference := header_difference(store.header, mine):
-            name, expected, found = difference
-            fix = "Put the same data set and the same teacher on every machine."
-            raise CacheError(f"{where} would build another cache: {name} differs", got=found, expected=expected, fix=fix)
-        return f"process {os.getpid()} on {where}"
-
-
-def _said(work: Callable[[], Answer]) -> Answer | StjepaError:
-    try:
-        return work()
-    except StjepaError as error:
-        return error
-
-
-class _Crew:
-    """The workers of one build, and what each has in hand.
-
-    Args:
-        job: what to build.
-        shards: those that are to be filled.
-        on_batch: called with the tally of each shard.
-    """
-
-    def __init__(self, job: Job, shards: Sequence[int], on_batch: OnBatch) -> None:
-        self.job, self.on_batch = job, on_batch
+    def __init__(self, job: Job, plan: WorkerPlan, shards: Sequence[int], on_batch: OnBatch, retry: frozenset[int]) -> None:
+        self.progress, self.plan, self.on_batch, self.retry = job.runtime.progress, plan, on_batch, retry
         self.todo, self.losses = deque(shards), Counter[int | None]()
         self.names: dict[Any, str] = {}
         self.starting: dict[Any, Any] = {}
@@ -122,136 +80,110 @@ class _Crew:
         """Fill all shards.
 
         Raises:
-            StjepaError: what a worker says, or that a shard has cost several workers.
+            StjepaError: The error of a worker, or a shard has cost several workers.
         """
         total = BuildCounts()
-        self.request, self.needs, count = _share(self.job.request, _machines())
         try:
-            for _ in range(min(count, len(self.todo))):
-                self._hire()
+            for _ in range(min(self.plan.count, len(self.todo))):
+                self._start_worker()
             while self.todo or self.filling:
                 while self.todo and self.idle:
                     self._hand_out(self.idle.pop(), self.todo.popleft())
-                for tally in self._next():
-                    total.add(tally)
-                    self.on_batch(tally)
+                for counts in self._next():
+                    total.add(counts)
+                    self.on_batch(counts)
         finally:
             for worker in (*self.idle, *self.starting.values(), *(worker for worker, _ in self.filling.values())):
-                _end(worker)
+                _kill(worker)
         return total
 
-    def _hire(self) -> None:
-        """Ask for one more worker; it may take long to come, or never come."""
+    def _start_worker(self) -> None:
+        """Ask for one more worker; it may take long to start, or never start."""
         import ray
 
-        worker = ray.remote(Worker).options(**self.needs).remote(self.request, self.job.retry)
+        worker = ray.remote(Worker).options(**self.plan.needs).remote(self.plan.request, self.plan.runtime, self.retry)
         self.starting[worker.open.remote()] = worker
 
     def _hand_out(self, worker: Any, shard: int) -> None:
         self.filling[worker.fill.remote(shard)] = worker, shard
 
     def _next(self) -> Iterator[BuildCounts]:
-        """Wait until a worker says something, and see to it; yields the tally of a finished shard."""
+        """Wait for the next answer of a worker and handle it; yield the counts of a finished shard."""
         import ray
 
-        done, _ = ray.wait([*self.filling, *self.starting], num_returns=1, timeout=PATIENCE_S)
+        done, _ = ray.wait([*self.filling, *self.starting], num_returns=1, timeout=WAIT_NOTE_S)
         if not done and not self.filling:
-            self.job.progress.note("waiting for Ray to start a worker: the cluster has no room, or the machine is slow")
-        for answer in done:
+            self.progress.note("waiting for Ray to start a worker: the cluster has no room, or the machine is slow")
+        for pending in done:
             try:
-                said = ray.get(answer)
+                answer = ray.get(pending)
             except ray.exceptions.RayError as error:
-                said = error
-            if answer in self.starting:
-                self._started(self.starting.pop(answer), said)
+                answer = error
+            if pending in self.starting:
+                self._started(self.starting.pop(pending), answer)
             else:
-                yield from self._filled(*self.filling.pop(answer), said)
+                yield from self._filled(*self.filling.pop(pending), answer)
 
-    def _started(self, worker: Any, said: Any) -> None:
-        if isinstance(said, StjepaError):
-            _end(worker)
-            raise said
-        if isinstance(said, Exception):
-            self._lost(worker, None, said)
+    def _started(self, worker: Any, answer: Any) -> None:
+        if isinstance(answer, StjepaError):
+            _kill(worker)
+            raise answer
+        if isinstance(answer, Exception):
+            self._lost(worker, None, answer)
             return
-        self.losses[None] = 0  # only starts that fail one after the other end the build
-        self.names[worker] = said
+        self.losses[None] = 0  # only consecutive failed starts end the build
+        self.names[worker] = answer
         self.idle.append(worker)
 
-    def _filled(self, worker: Any, shard: int, said: Any) -> Iterator[BuildCounts]:
-        if isinstance(said, CacheError) and 0 < self.losses[shard] < ATTEMPTS - 1:
+    def _filled(self, worker: Any, shard: int, answer: Any) -> Iterator[BuildCounts]:
+        if isinstance(answer, CacheError) and 0 < self.losses[shard] < ATTEMPTS - 1:
             # network file systems keep the lock of a lost machine for a while, by default 90 s: longer than a writer waits
             self.losses[shard] += 1
             self.todo.append(shard)
             self.idle.append(worker)
-        elif isinstance(said, StjepaError):
-            _end(worker)
-            raise said
-        elif isinstance(said, Exception):
-            self._lost(worker, shard, said)
+        elif isinstance(answer, StjepaError):
+            _kill(worker)
+            raise answer
+        elif isinstance(answer, Exception):
+            self._lost(worker, shard, answer)
         else:
             self.idle.append(worker)
-            yield said
+            yield answer
 
     def _lost(self, worker: Any, shard: int | None, error: Exception) -> None:
-        """Replace a worker that has died or failed, and see that its shard is tried again."""
+        """Replace a worker that has died or failed, and make sure that its shard is tried again."""
         import ray
 
-        _end(worker)
+        _kill(worker)
         self.losses[shard] += 1
         what = "a worker that was starting" if shard is None else f"{self.names.pop(worker, 'a worker')} at shard {shard}"
         if self.losses[shard] == ATTEMPTS:
             if isinstance(error, ray.exceptions.RayTaskError):
-                raise error  # a bug, with the worker's traceback
+                raise error  # a bug, with the traceback of the worker
             task = "workers are lost while they start" if shard is None else f"shard {shard} has cost {ATTEMPTS} workers"
-            fix = "Look for their end in Ray's logs (memory, mostly), then run the same command again; --engine local shows more."
+            fix = "Look for the cause in Ray's logs (mostly memory), then run the same command again; --engine local shows more."
             raise StjepaError(task, got=_reason(error), fix=fix) from error
-        self.job.progress.note(f"lost {what} ({_reason(error)}); trying again elsewhere")
+        self.progress.note(f"lost {what} ({_reason(error)}); trying again elsewhere")
         if shard is not None:
             self.todo.append(shard)
-        self._hire()
+        self._start_worker()
 
 
-def _share(request: BuildRequest, machines: Sequence[tuple[int, int]]) -> tuple[BuildRequest, dict[str, float], int]:
-    """What each worker is asked to do, what it needs of its machine, and how many workers there is room for.
-
-    Args:
-        request: as the user gave it.
-        machines: processors and GPUs of each.
-
-    Raises:
-        ConfigError: GPUs are asked for and the cluster has none.
-    """
-    wants_gpu = request.device.startswith("cuda")
-    with_gpu = [(cpus, gpus) for cpus, gpus in machines if gpus] if request.device != "cpu" else []
-    if wants_gpu and not with_gpu:
-        raise ConfigError("the Ray cluster has no GPU", got=f"--device {request.device}", fix="Use `--device auto`, or `ray status`.")
-    teacher = str(Path(request.teacher).absolute()) if Path(request.teacher).is_dir() else request.teacher
-    request = replace(request, data_root=absolute(request.data_root), cache=absolute(request.cache), teacher=teacher)
-    if with_gpu:  # each sees its own GPU only, as the first
-        cpus = min(request.workers, *(cpus // gpus for cpus, gpus in with_gpu))
-        return replace(request, device="cuda"), {"num_gpus": 1, "num_cpus": cpus}, sum(gpus for _, gpus in with_gpu)
-    room = [cpus for cpus, _ in machines if cpus]
-    if not room:
-        raise ConfigError("the Ray cluster has no processors", fix="Type `ray status` to see what it has.")
-    return replace(request, device="cpu"), {"num_cpus": min(request.workers, *room)}, sum(max(1, cpus // request.workers) for cpus in room)
-
-
-def _machines() -> list[tuple[int, int]]:
-    """Processors and GPUs of each machine of the cluster."""
+def machines() -> list[tuple[int, int]]:
+    """Return the numbers of processors and GPUs of each machine of the cluster."""
     import ray
 
     return [(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Be connected to the cluster at `address` while the block runs, or to a local instance that ends with it.
+def connected(address: str | None) -> Iterator[None]:
+    """Stay connected to the cluster at `address` while the block runs, or to a local instance that ends with it.
 
-    A program that is connected already, to whatever it chose, stays so.
+    A program that is already connected stays connected to the cluster of its choice.
 
     Raises:
-        NotReadyError: there is no cluster at the address, or one of other versions.
+        NotReadyError: There is no cluster at the address, or one of other versions.
     """
     import ray
 
@@ -261,7 +193,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        _knock(address or "local")
+        _check_listening(address or "local")
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except (OSError, RuntimeError, ValueError) as error:
         what = f"the Ray cluster at {address} cannot be used" if address else "Ray does not start on this machine"
@@ -272,22 +204,22 @@ def _cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens at HOST:PORT: Ray itself gives up after many minutes."""
+def _check_listening(address: str) -> None:
+    """Connect to HOST:PORT once, because Ray itself gives up only after many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
-def _end(worker: Any) -> None:
-    """End a worker at once, or what is left of it: what it was writing goes on from its journal."""
+def _kill(worker: Any) -> None:
+    """End a worker at once; the journal of its shard keeps the rows that were safe."""
     import ray
 
     ray.kill(worker, no_restart=True)
 
 
 def _reason(error: Exception) -> str:
-    """What happened, without Ray's indented details."""
+    """Return what happened, without Ray's indented details."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
     return (lines[-1] if lines else type(error).__name__)[:200]
 
