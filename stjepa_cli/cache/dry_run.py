@@ -82,7 +82,8 @@ def dry_run(request: BuildRequest, runtime: Runtime = Runtime(), *, sample: int 
         CacheError: Another cache, or a damaged one, is in the place of this one.
     """
     job = Job(request, runtime)
-    found = survey(request.teacher.name, clip=request.teacher.clip)
+    choice = request.teacher
+    found = survey(choice.name, clip=choice.clip, layers=choice.layers)
     teacher = job.teacher if found.at_hand and sample else None
     header = job.header(teacher.card if teacher else _partial_card(request, found), {})
     stored = _stored_rows(request, header)
@@ -156,7 +157,7 @@ def _partial_card(request: BuildRequest, found: TeacherSurvey) -> TeacherCard:
     name = request.teacher.name
     if found.clip is None:
         raise TeacherError(f"the geometry of {name} is not known here", got=found.detail, fix="Name a local folder, or `hog`.")
-    return TeacherCard(name, found.kind, "unknown", "", found.licence, found.dim or 0, found.clip)
+    return TeacherCard(name, found.kind, "unknown", "", found.licence, found.dim or 0, found.clip, layers=found.layers)
 
 
 def _stored_rows(request: BuildRequest, header: CacheHeader) -> int:

@@ -94,10 +94,26 @@ class TeacherChoice:
     Attributes:
         name: Hugging Face id, local folder or built-in name.
         clip: Geometry of the clips, for a teacher that takes any; None for the teacher's own.
+        layers: Numbers of the blocks whose tokens stand side by side, 1 the first, -1 the last; None for the output of the model.
     """
 
     name: str = DEFAULT_TEACHER
     clip: ClipSpec | None = None
+    layers: tuple[int, ...] | None = None
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Read numbers of layers from text: `8,16,24,-1`.
+
+    Raises:
+        ConfigError: The text is anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError as error:
+        raise ConfigError("layers are numbers separated by commas", got=repr(text), expected="something like 8,16,24,32") from error
 
 
 @dataclass(frozen=True)
@@ -169,9 +185,9 @@ class BuildRequest:
 
     @classmethod
     def option_names(cls) -> set[str]:
-        """Return the names that `of` and `replace` take."""
+        """Return the names that `of` takes as options."""
         groups = (cls, Source, TeacherChoice, Storage)
-        return {f.name for group in groups for f in fields(group)} - {"source", "teacher", "storage", "name"}
+        return {f.name for group in groups for f in fields(group)} - {"source", "teacher", "storage", "name", "cache", "data_root"}
 
     def replace(self, **options: Any) -> BuildRequest:
         """Return the same request with other options: fields of the request itself, or of one of its groups."""

@@ -237,8 +237,8 @@ def _recompute(store: LatentStore, projection: Projection, settings: Recompute, 
 
 def _same_teacher(store: LatentStore, settings: Recompute, runtime: Runtime) -> Teacher:
     """Load the teacher of the cache and refuse another one."""
-    card = store.header.teacher
-    teacher = open_teacher(settings.teacher or card.name, clip=card.clip, device=runtime.torch_device, progress=runtime.progress)
+    card, name = store.header.teacher, settings.teacher or store.header.teacher.name
+    teacher = open_teacher(name, clip=card.clip, layers=card.layers, device=runtime.torch_device, progress=runtime.progress)
     if teacher.card.weights_digest != card.weights_digest:
         raise CacheError(
             f"the teacher {teacher.card.name} is not the one that made {store.path}: its weights differ",

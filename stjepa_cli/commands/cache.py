@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice
+from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice, parse_layers
 from stjepa_cli.commands import console, options
 from stjepa_cli.core import config
 from stjepa_cli.core.locations import location
@@ -71,6 +71,10 @@ def build(
     split: Annotated[str, typer.Option(help="List of the data set to read.")] = Source.split,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first clips of the list.")] = Source.limit,
     teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder, or `hog`.")] = TeacherChoice.name,
+    teacher_layers: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Cache these layers side by side (1 is the first, -1 the last).", show_default="its output"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass of the teacher.")] = Runtime.batch_size,
     workers: options.Workers = Runtime.workers,
     device: options.Device = Runtime.device,
@@ -126,7 +130,7 @@ def _request(given: dict[str, Any]) -> BuildRequest:
     root = config.dataset_root(given["dataset"], given["data_root"])
     sizes = {"num_frames": given["num_frames"], "size_px": given["size"], "tubelet": given["tubelet"], "patch_px": given["patch"]}
     sizes = {name: value for name, value in sizes.items() if value is not None}
-    choice = TeacherChoice(given["teacher"], clip=ClipSpec(**sizes) if sizes else None)
+    choice = TeacherChoice(given["teacher"], ClipSpec(**sizes) if sizes else None, parse_layers(given["teacher_layers"]))
     chosen = {name: given[name] for name in BuildRequest.option_names() if name in given} | {"part": Part.parse(given["part"])}
     plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in chosen.items()}
     return BuildRequest.of(root, config.cache_path(given["cache"], root), teacher=choice, **plain)

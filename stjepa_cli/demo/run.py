@@ -6,6 +6,7 @@ Real files, real commands' use cases, a real tiny teacher; nothing here knows ho
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,13 +16,14 @@ from typing import Any
 
 from stjepa_cli.cache.build import BuildResult
 from stjepa_cli.cache.build import build as build_cache
-from stjepa_cli.cache.engines.base import BuildRequest
+from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.cache.verify import VerifyResult
 from stjepa_cli.cache.verify import verify as verify_cache
 from stjepa_cli.core.config import resolve_run
 from stjepa_cli.core.devices import pick_device
 from stjepa_cli.core.errors import StjepaError, storage_errors
 from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.demo.layouts import write_ssv2, write_ucf101
 from stjepa_cli.encoders.base import Encoder
@@ -104,9 +106,10 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     write_ucf101(ucf101, recipe.num_train, recipe.num_test, recipe.seed + 1, progress=progress)
     teacher = str(files("stjepa_cli") / "demo" / "assets" / TEACHER)
     progress.note("2/5 cache build: the teacher runs once over every clip")
-    built = build_cache(BuildRequest(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim, workers=2), progress)
+    request = BuildRequest.of(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim)
+    built = build_cache(request, Runtime(workers=2, progress=progress))
     progress.note("3/5 cache verify: every byte")
-    verified = verify_cache(out / "cache", level="full", progress=progress)
+    verified = verify_cache(out / "cache", level="full", runtime=Runtime(workers=os.cpu_count() or 1, progress=progress))
     progress.note("4/5 pretrain: the student predicts latents of hidden tubes; the teacher no longer runs")
     trained = _pretrain(out, ssv2, recipe, progress)
     progress.note("5/5 infer ucf101: frozen features, clips of a kind that no model has seen")

@@ -43,8 +43,6 @@ def create_arrays(path: Location, header: dict[str, Any], cache: CacheHeader, pr
                 fill_value=_FILL[column.dtype],
             )
     fitted = {name: value for name, value in asdict(projection).items() if name not in ("mean", "matrix")}
-    if projection.num_layers == 1:  # readers of earlier versions do not know the name
-        del fitted["num_layers"]
     inner = group.create_group("projection", attributes=fitted)
     for name, array in (("mean", projection.mean.numpy()), ("matrix", projection.matrix.numpy())):
         inner.create_array(name, data=array, compressors=[Crc32cCodec()])

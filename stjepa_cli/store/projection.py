@@ -19,9 +19,9 @@ KINDS = ("pca", "random", "identity", "standardize", "phi-s")
 class Projection:
     """A fitted map of tokens from E to D channels.
 
-    Tokens are normalised (LayerNorm without affine over the channels of each layer, if `token_norm` asks for it), centred by
-    `mean`, multiplied by `matrix` and by one global `scale`, after which the mean square of a latent is 1 over the clips that
-    the map was fitted on. Centring matters: against targets that are not centred a constant answer already has a high cosine.
+    Tokens are normalised (LayerNorm without affine over E, if `token_norm` asks for it), centred by `mean`, multiplied by
+    `matrix` and by one global `scale`, after which the mean square of a latent is 1 over the clips that the map was fitted on.
+    Centring matters: against targets that are not centred a constant answer already has a high cosine.
 
     Attributes:
         kind: One of KINDS. `pca` keeps the leading principal components, `random` is an orthogonal map (the control) and
@@ -35,7 +35,6 @@ class Projection:
         scale: A positive number.
         explained: Fraction of the (for `standardize`: standardised) variance that the map keeps, 0 to 1.
         num_fit_clips: Number of clips that it was fitted on.
-        num_layers: Layers of the teacher that stand side by side in a token, each normalised on its own.
     """
 
     kind: str
@@ -45,25 +44,22 @@ class Projection:
     scale: float
     explained: float
     num_fit_clips: int
-    num_layers: int = 1
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Map tokens (..., E) to latents (..., D), float32."""
-        x = normalise(tokens, self.token_norm, self.num_layers) - self.mean.to(tokens.device)
+        x = normalise(tokens, self.token_norm) - self.mean.to(tokens.device)
         return x @ self.matrix.to(tokens.device).T * self.scale
 
     def inverse(self, latents: Tensor) -> Tensor:
         """Map latents (..., D) back to normalised tokens (..., E), float32: exactly where nothing was dropped, else the nearest ones."""
         back = torch.linalg.pinv(self.matrix.double()).to(latents.device)
-        return ((latents.double() / self.scale) @ back.T + self.mean.double().to(latents.device)).float()
+        tokens: Tensor = (latents.double() / self.scale) @ back.T + self.mean.double().to(latents.device)
+        return tokens.float()
 
     @property
     def digest(self) -> str:
         """sha256 over everything that changes the result; 64 hex digits."""
-        settings = f"{self.kind} {self.token_norm} {self.scale!r} {tuple(self.matrix.shape)}"
-        if self.num_layers > 1:  # older caches do not say it
-            settings += f" {self.num_layers}"
-        state = hashlib.sha256(settings.encode())
+        state = hashlib.sha256(f"{self.kind} {self.token_norm} {self.scale!r} {tuple(self.matrix.shape)}".encode())
         state.update(self.mean.numpy().tobytes())
         state.update(self.matrix.numpy().tobytes())
         return state.hexdigest()
@@ -75,11 +71,10 @@ class ProjectionFit:
     Args:
         dim: E, width of a token.
         token_norm: Normalisation that the card of the teacher asks for.
-        num_layers: Layers that stand side by side in a token.
     """
 
-    def __init__(self, dim: int, token_norm: str, num_layers: int = 1) -> None:
-        self.dim, self.token_norm, self.num_layers = dim, token_norm, num_layers
+    def __init__(self, dim: int, token_norm: str) -> None:
+        self.dim, self.token_norm = dim, token_norm
         self.num_clips = self.num_tokens = 0
         self._sum = torch.zeros(dim, dtype=torch.float64)
         self._outer = torch.zeros(dim, dim, dtype=torch.float64)
@@ -90,7 +85,7 @@ class ProjectionFit:
         Raises:
             TeacherError: A token is not finite.
         """
-        x = normalise(tokens, self.token_norm, self.num_layers).flatten(0, 1).double().cpu()
+        x = normalise(tokens, self.token_norm).flatten(0, 1).double().cpu()
         if not torch.isfinite(x).all():
             raise TeacherError("the teacher gives tokens that are not finite", fix="Try another precision (`--device cpu`) or teacher.")
         self.num_clips += len(tokens)
@@ -119,7 +114,6 @@ class ProjectionFit:
             scale=(out_dim / kept) ** 0.5 if kept > 0 else 1.0,
             explained=kept / total if total > 0 else 1.0,
             num_fit_clips=self.num_clips,
-            num_layers=self.num_layers,
         )
 
 
@@ -140,17 +134,14 @@ def default_kind(teacher_dim: int, out_dim: int) -> str:
     return "identity" if teacher_dim == out_dim else "pca"
 
 
-def normalise(tokens: Tensor, token_norm: str, num_layers: int = 1) -> Tensor:
-    """Return tokens (..., E) as float32, normalised over the channels of each layer if `token_norm` is `layernorm`.
+def normalise(tokens: Tensor, token_norm: str) -> Tensor:
+    """Return tokens (..., E) as float32, normalised over E if `token_norm` is `layernorm`.
 
     A VideoMAE that was fine-tuned with mean pooling has no final norm: its last hidden state is a raw residual stream in which
-    a few channels drown the others. Layers that stand side by side differ in scale, so each one is normalised on its own.
+    a few channels drown the others.
     """
     x = tokens.float()
-    if token_norm != "layernorm":
-        return x
-    layers = x.unflatten(-1, (num_layers, -1))
-    return F.layer_norm(layers, layers.shape[-1:]).flatten(-2)
+    return F.layer_norm(x, x.shape[-1:]) if token_norm == "layernorm" else x
 
 
 def _matrix(kind: str, out_dim: int, covariance: Tensor, seed: int) -> Tensor:

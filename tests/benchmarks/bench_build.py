@@ -24,7 +24,6 @@ import statistics
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +31,11 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from stjepa_cli.cache.build import build
-from stjepa_cli.cache.engines.base import BuildRequest
+from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.cache.shard_builder import ShardBuilder, load
 from stjepa_cli.core.prefetch import ordered_map
 from stjepa_cli.core.progress import SILENT, Task
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.video import read_clip
 from stjepa_cli.store import quantization
@@ -47,6 +47,7 @@ from tests.media import MOTIONS, moving_square, plain, ssv2_entry, write_json, w
 
 BATCH = 4
 SPEC = ClipSpec(num_frames=16, size_px=112, tubelet=2, patch_px=16)
+ONE_THREAD = Runtime("cpu", workers=1, batch_size=BATCH)
 SMALL = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 DIM = 384
 
@@ -104,9 +105,9 @@ def overlap(folder: Path, videos: list[Path], count: int, rounds: int) -> tuple[
     """Building against decoding only and the teacher only."""
     root = link_dataset(folder / "data", videos, count)
     name = matching_teacher(folder / "teachers", videos)
-    request = BuildRequest(root, folder / "cache", teacher=name, fit_clips=BATCH, workers=1, batch_size=BATCH, device="cpu")
-    build(request)
-    header, items = LatentStore.open(request.cache).header, request.items()
+    request = BuildRequest.of(root, folder / "cache", teacher=name, fit_clips=BATCH)
+    build(request, ONE_THREAD)
+    header, items = LatentStore.open(request.cache).header, request.source.items()
     store, teacher = LatentStore.open(request.cache), open_teacher(name)
     clips = torch.stack([read_clip(video, SPEC).pixels for video in videos])[torch.arange(BATCH) % len(videos)]
 
@@ -121,13 +122,13 @@ def overlap(folder: Path, videos: list[Path], count: int, rounds: int) -> tuple[
 
     def fill() -> None:
         for shard in range(header.num_shards):
-            store.unmark(shard)
-        builder = ShardBuilder(store, items, teacher, batch_size=BATCH, workers=1)
-        builder.run(range(header.num_shards), lambda tally: None)
+            store.manifests.discard(shard)
+        builder = ShardBuilder(store, items, teacher, ONE_THREAD)
+        builder.run(range(header.num_shards), lambda counts: None)
 
     def whole() -> None:
         shutil.rmtree(str(request.cache))
-        build(request)
+        build(request, ONE_THREAD)
 
     seconds = interleave(
         {"decoding only": decode, "teacher only": encode, "filling the shards": fill, "whole build": whole}, rounds, warmup=0
@@ -173,8 +174,8 @@ def memory(folder: Path, count: int) -> list[Row]:
     videos = [write_video(folder / "small" / f"{seed}.webm", moving_square(direction=seed % 3, seed=seed)) for seed in range(6)]
     root = link_dataset(folder / "many", videos, count)
     watched = Memory()
-    request = BuildRequest(root, folder / "many-cache", teacher="hog", clip=SMALL, fit_clips=64, workers=2, device="cpu")
-    build(request, watched)
+    request = BuildRequest.of(root, folder / "many-cache", teacher="hog", clip=SMALL, fit_clips=64)
+    build(request, Runtime("cpu", workers=2, progress=watched))
     samples = np.array(watched.samples)
     rows: list[Row] = []
     for first, last in ((0, 200), (200, 1000), (1000, count // 2), (count // 2, count)):
@@ -192,9 +193,9 @@ def int8(folder: Path, videos: list[Path], count: int) -> list[Row]:
     root = link_dataset(folder / "few", videos, count)
     name = save_teacher(folder / "shallow", 4)
     rows: list[Row] = []
-    common = BuildRequest(root, folder, teacher=name, fit_clips=BATCH, workers=1, batch_size=BATCH, device="cpu", rows_per_shard=count)
+    common = BuildRequest.of(root, folder, teacher=name, fit_clips=BATCH, rows_per_shard=count)
     for dtype in ("float16", "int8"):
-        found = build(replace(common, cache=folder / dtype, dtype=dtype))
+        found = build(common.replace(cache=folder / dtype, dtype=dtype), ONE_THREAD)
         cosine = "exact" if found.cosine is None else str(found.cosine)
         rows.append({"dtype": dtype, "MB": found.bytes / 1e6, "kB a clip": found.bytes / 1000 / count, "cosine": cosine})
     return rows

@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 from stjepa_cli.cache.verify import verify
 from stjepa_cli.core.files import sync
 from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.store.arrays import open_array
 from stjepa_cli.store.latent_store import LatentStore
@@ -119,7 +120,7 @@ def shard_files(store: LatentStore) -> list[Path]:
 def where(store: LatentStore, row: int) -> tuple[int, int, int]:
     """Shard, first byte and last byte + 1 of a row."""
     place = store.place(row)
-    offset = place.mark.offsets["latents"][place.number]
+    offset = place.manifest.offsets["latents"][place.number]
     return place.shard, offset, offset + place.chunk("latents").length
 
 
@@ -311,7 +312,7 @@ def durable_write(folder: Path, rounds: int) -> list[Row]:
     file = shard_files(theirs)[0]
 
     def write() -> None:
-        ours.unmark(0)
+        ours.manifests.discard(0)
         shard_files(ours)[0].unlink(missing_ok=True)
         write_shard(ours, 0, latents)
 
@@ -336,7 +337,7 @@ def durable_write(folder: Path, rounds: int) -> list[Row]:
 def verification(store: LatentStore, rounds: int) -> list[Row]:
     """All bytes of the cache checked."""
     files = shard_files(store)
-    lengths = [store.mark(shard).lengths("latents") for shard in range(len(files))]
+    lengths = [store.manifest(shard).lengths("latents") for shard in range(len(files))]
     size = store.record(0).chunks["latents"].length
 
     def bare(job: tuple[Path, Sequence[int | None]]) -> int:
@@ -352,7 +353,7 @@ def verification(store: LatentStore, rounds: int) -> list[Row]:
             list(pool.map(bare, zip(files, lengths, strict=True)))
 
     def checked() -> None:
-        if not verify(store.path, level="full", workers=WORKERS).ok:
+        if not verify(store.path, level="full", runtime=Runtime(workers=WORKERS)).ok:
             raise AssertionError("the cache is damaged")
 
     contenders: Contenders = {"stjepa": checked, "read + crc32c": whole}

@@ -18,34 +18,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from stjepa_cli.cache import build as build_module
-from stjepa_cli.cache import shard_builder
 from stjepa_cli.cache.build import BuildRequest, build
+from stjepa_cli.cache.request import WHOLE, Part
+from stjepa_cli.cache.shard_builder import ShardBuilder
 from stjepa_cli.cache.verify import verify
 from stjepa_cli.core.errors import StjepaError
 from stjepa_cli.core.progress import Progress
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.store.records import WHOLE, Part
 from tests.media import write_text, write_tiny_ssv2
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 VIDEOS = "20bn-something-something-v2"
 CLIPS, VIEWS, ROWS_PER_SHARD, BATCH = 6, 2, 5, 2
+RUNTIME = Runtime("cpu", workers=2, batch_size=BATCH)
 SHARDS = -(-CLIPS * VIEWS // ROWS_PER_SHARD)
 
 
 def build_request(root: Path, folder: Path, part: Part = WHOLE) -> BuildRequest:
     """Twelve rows in three shards of two columns, batches of two that do not fill a shard evenly."""
-    return BuildRequest(
+    return BuildRequest.of(
         root,
         folder,
         teacher="hog",
@@ -53,9 +53,6 @@ def build_request(root: Path, folder: Path, part: Part = WHOLE) -> BuildRequest:
         latent_dim=16,
         views=VIEWS,
         frames=True,
-        batch_size=BATCH,
-        workers=2,
-        device="cpu",
         rows_per_shard=ROWS_PER_SHARD,
         part=part,
     )
@@ -83,6 +80,8 @@ class Listener:
 
     def task(self, name: str, *, total: int | None, unit: str = "clips") -> Any:
         self.name = name
+        if name == "fit projection":
+            self.diary("fit")
         return nullcontext(self)
 
     def advance(self, count: int = 1, **figures: float) -> None:
@@ -222,24 +221,20 @@ class Disk:
 def run_build(plan: dict[str, Any]) -> int:
     """One build, watched as its plan says."""
     diary = Diary(Path(plan["diary"]))
-    real_encode, real_fit = shard_builder.ShardBuilder._encode, build_module._fit
+    real_encode = ShardBuilder.encode
 
-    def encode(self: shard_builder.ShardBuilder, batch: Any) -> Any:
+    def encode(self: ShardBuilder, batch: Any) -> Any:
         diary("encode", [[entry.record.id, entry.record.view] for entry in batch if entry.pixels is not None])
         return real_encode(self, batch)
 
-    def fit(*arguments: Any) -> Any:
-        diary("fit")
-        return real_fit(*arguments)
-
-    shard_builder.ShardBuilder._encode, build_module._fit = encode, fit  # type: ignore[method-assign,assignment]
+    ShardBuilder.encode = encode  # type: ignore[method-assign]
     request = build_request(Path(plan["root"]), Path(plan["cache"]), Part.parse(plan.get("part", "1/1")))
-    request = replace(request, retry_failed=plan.get("retry_failed", False), overwrite=plan.get("overwrite", False))
+    request = request.replace(retry_failed=plan.get("retry_failed", False), overwrite=plan.get("overwrite", False))
     disk = Disk(request.cache, plan.get("call", 0), plan.get("how", "kill"), diary if plan.get("trace") else None)  # type: ignore[arg-type]
     disk.watch()
     listener: Progress = Listener(diary)
     try:
-        result = build(request, listener)
+        result = build(request, Runtime(RUNTIME.device, RUNTIME.workers, RUNTIME.batch_size, listener))
     except StjepaError as error:
         diary("error", str(error))
         return 1
@@ -253,7 +248,7 @@ def serve() -> None:
     """Fork a build for every line of input: a line with its process id, and when asked, one with how it ended."""
     torch.set_num_threads(1)
     plan = json.loads(sys.stdin.readline())
-    build(build_request(Path(plan["root"]), Path(plan["cache"])))  # the uninterrupted one, which also warms up everything
+    build(build_request(Path(plan["root"]), Path(plan["cache"])), RUNTIME)  # the uninterrupted one, which also warms up everything
     print("ready", flush=True)
     for line in sys.stdin:
         plan = json.loads(line)
@@ -532,26 +527,26 @@ def test_everything_is_synced_before_what_says_that_it_is_there(builds: Builds, 
     calls = [(what, *paths) for what, paths in told_in(tmp_path / "diary") if what in kinds]
     for shard in range(SHARDS):
         columns = {name: f"work/{shard}/{name}" for name in ("latents", "frames")}
-        journal, mark = f"work/{shard}/journal", f"marks/{shard}.json"
+        journal, manifest = f"work/{shard}/journal", f"marks/{shard}.json"
         lines = [i for i, call in enumerate(calls) if call == ("write", journal)]
         assert len(lines) == -(-min(ROWS_PER_SHARD, CLIPS * VIEWS - shard * ROWS_PER_SHARD) // BATCH)
         for line in lines:
             for file in columns.values():  # data before the line, whatever was written of them
                 assert last(calls, line, "fdatasync", file) > last(calls, line, "write", file)
             assert after(calls, line, "fdatasync", journal) < after(calls, line, "write", journal)
-        marked = next(i for i, call in enumerate(calls) if call[0] == "rename" and call[2] == mark)
+        finished_at = next(i for i, call in enumerate(calls) if call[0] == "rename" and call[2] == manifest)
         for name, file in columns.items():
             target = f"{name}/c/{shard}/0/0" if name == "latents" else f"{name}/c/{shard}/0"
             moved = calls.index(("rename", file, target))
             assert last(calls, moved, "fsync", file) > last(calls, moved, "write", file)
             for folder in Path(target).parents[:-1]:
-                assert moved < after(calls, moved, "fsync", str(folder)) < marked
-        temporary = calls[marked][1]
-        assert last(calls, marked, "fsync", temporary) > last(calls, marked, "open", temporary)
+                assert moved < after(calls, moved, "fsync", str(folder)) < finished_at
+        temporary = calls[finished_at][1]
+        assert last(calls, finished_at, "fsync", temporary) > last(calls, finished_at, "open", temporary)
         opened = next(i for i, call in enumerate(calls) if call == ("open", temporary))
-        assert opened > max(i for i, call in enumerate(calls[:marked]) if call[0] == "rename" and call[1] in columns.values())
+        assert opened > max(i for i, call in enumerate(calls[:finished_at]) if call[0] == "rename" and call[1] in columns.values())
         gone = min(i for i, call in enumerate(calls) if call[0] in ("remove", "rmdir") and call[1].startswith(f"work/{shard}"))
-        assert marked < after(calls, marked, "fsync", "marks") < gone
+        assert finished_at < after(calls, finished_at, "fsync", "marks") < gone
     made = next(i for i, call in enumerate(calls) if call[0] == "rename" and call[2] == "zarr.json")
     assert made < after(calls, made, "fsync", ".") < calls.index(("write", "work/0/journal"))
 
@@ -700,7 +695,7 @@ def test_a_reader_removes_nothing_and_the_next_build_all_that_was_left(builds: B
     assert tree(folder) == builds.whole
 
 
-def test_what_a_kill_after_the_last_mark_left_is_done_by_the_next_build(builds: Builds, tmp_path: Path) -> None:
+def test_what_a_kill_after_the_last_manifest_left_is_done_by_the_next_build(builds: Builds, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     shutil.copytree(builds.finished, folder)
     (folder / "failures.jsonl").unlink()

@@ -24,14 +24,14 @@ def test_counts_and_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
     assert np.allclose(report.channels.maximum, tokens.max(0), atol=1e-4)
     assert (report.sampled, report.constant_channels) == (59, 0)
     assert json.loads(json.dumps(report.to_dict()))["header"]["teacher"]["licence"] == "none"
-    store.unmark(1)
+    store.manifests.discard(1)
     report = inspect_cache(tmp_path / "cache", sample=5)
     assert (report.stored, report.missing, report.shards_done, report.sampled) == (43, 16, 3, 5)
 
 
 def test_a_cache_without_rows_has_no_statistics(tmp_path: Path) -> None:
     store = make_cache(tmp_path / "cache", num_clips=3)
-    store.unmark(0)
+    store.manifests.discard(0)
     report = inspect_cache(tmp_path / "cache")
     assert (report.stored, report.channels, report.bytes) == (0, None, 0)
     with pytest.raises(CacheError, match="there is no cache"):

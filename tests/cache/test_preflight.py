@@ -62,7 +62,7 @@ def test_data_sets_and_cache_may_be_urls(ssv2: Path, tiny_ucf101: Path, bucket: 
     assert f"{bucket}/ssv2/20bn-something-something-v2/11.webm: it is cut short" in found["ssv2-decode"].detail
     assert "train1: 9 listed, 9 present; test1: 3 listed, 3 present" in found["ucf101"].detail
     assert "12 of 12 videos tried, all decode" in found["ucf101-decode"].detail
-    assert found["disk"].detail.startswith(f"{bucket}/cache does not say how much room it has; a cache of 12 train clips")
+    assert found["disk"].detail.startswith(f"the free space of {bucket}/cache is not known; a cache of 12 train clips")
     assert found["disk"].detail.endswith("takes 14.5 MB, of which 0.2 MB are there")
 
 

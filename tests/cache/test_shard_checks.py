@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from stjepa_cli.cache.request import Part
 from stjepa_cli.cache.shard_checks import check_shard
 from stjepa_cli.cache.verify import VerifyResult, verify
 from stjepa_cli.core.errors import CacheError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.store.latent_store import LatentStore
 from tests.caches import FAILED, NUM_CLIPS, fill_shard, make_cache, row_values
+from tests.permissions import ordinary_user
 
 FLIPS = 200
 
@@ -59,7 +62,7 @@ def kinds(result: VerifyResult) -> set[str]:
 def test_a_whole_cache_passes_every_level(filled: Path, rich: Path) -> None:
     for path, rows in ((filled, NUM_CLIPS), (rich, 24)):
         for level in ("quick", "full"):
-            found = verify(path, level=level, workers=2)
+            found = verify(path, level=level, runtime=Runtime(workers=2))
             assert (found.ok, found.expected, found.present, found.failed, found.missing) == (True, rows, rows - 1, 1, 0), found.faults
 
 
@@ -101,7 +104,7 @@ def assert_right_or_refused(store: LatentStore, row: int, whole: npt.NDArray[np.
 
 def test_a_flipped_byte_names_the_clip_that_it_is_in(cache: Path) -> None:
     store = LatentStore.open(cache)
-    size = store.mark(1).rows[0].chunks["latents"].length + 4
+    size = store.manifest(1).rows[0].chunks["latents"].length + 4
     flip(shard_file(cache, 1), 3 * size + 11)
     found = verify(cache, level="full")
     assert found.corrupt == ("1019",)
@@ -133,20 +136,20 @@ def gone(cache: Path) -> None:
     shard_file(cache, 1).unlink()
 
 
-def unmarked(cache: Path) -> None:
+def unfinished(cache: Path) -> None:
     (cache / "marks" / "1.json").unlink()
 
 
-def marked_badly(cache: Path) -> None:
+def manifest_damaged(cache: Path) -> None:
     (cache / "marks" / "1.json").write_text('{"shard": 1, "rows": [')
 
 
-def marked_as_another(cache: Path) -> None:
+def manifest_of_another_shard(cache: Path) -> None:
     shutil.copy(cache / "marks" / "2.json", cache / "marks" / "1.json")
 
 
 def not_built(cache: Path) -> None:
-    unmarked(cache)
+    unfinished(cache)
     gone(cache)
 
 
@@ -157,11 +160,11 @@ def not_built(cache: Path) -> None:
         (grown, "corrupt", "is too long"),
         (emptied, "corrupt", "is cut short: 0 bytes"),
         (index_damaged, "corrupt", "has a damaged index"),
-        (gone, "missing", "has a done mark but its file"),
-        (unmarked, "missing", "has a file (latents) but no done mark"),
+        (gone, "missing", "is finished but its file"),
+        (unfinished, "missing", "has a file (latents) but no manifest"),
         (not_built, "missing", "shard 1 is not built yet"),
-        (marked_badly, "corrupt", "is damaged"),
-        (marked_as_another, "foreign", "is of another shard"),
+        (manifest_damaged, "corrupt", "is damaged"),
+        (manifest_of_another_shard, "foreign", "belongs to another shard"),
     ],
 )
 @pytest.mark.parametrize("level", ["quick", "full"])
@@ -186,22 +189,22 @@ def test_swapped_shards_are_foreign_and_their_owners_named(cache: Path, level: s
     found = verify(cache, level=level)
     assert kinds(found) == {"foreign"}
     assert len(found.foreign) == 32
-    assert found.faults[0].reason == "holds the latents of clip 1032, of shard 2"
+    assert found.faults[0].reason == "holds the latents of clip 1032 of shard 2"
     with pytest.raises(CacheError, match="holds something else"):
         LatentStore.open(cache).read([16])
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-def test_a_shard_of_another_cache_is_foreign_even_with_its_own_mark(cache: Path, tmp_path: Path, level: str) -> None:
+def test_a_shard_of_another_cache_is_foreign_even_with_its_own_manifest(cache: Path, tmp_path: Path, level: str) -> None:
     make_cache(tmp_path / "other", first=1000, seed=1, rows_per_shard=16, num_views=1, view_seed=9)
     shutil.copy(shard_file(tmp_path / "other", 1), shard_file(cache, 1))
     found = verify(cache, level=level)
     assert (kinds(found), len(found.foreign)) == ({"foreign"}, 16)
-    assert found.faults[0].reason == "holds the latents of a row that is not of this cache"
+    assert found.faults[0].reason == "holds the latents of a row of another cache"
     shutil.copy(tmp_path / "other" / "marks" / "1.json", cache / "marks" / "1.json")
     found = verify(cache, level=level)
     assert (kinds(found), len(found.foreign)) == ({"foreign"}, 16)
-    assert "is of another cache" in found.faults[0].reason
+    assert "belongs to another cache" in found.faults[0].reason
 
 
 def test_a_whole_shard_with_other_failures_is_foreign(cache: Path) -> None:
@@ -226,7 +229,7 @@ def test_an_edited_header_is_one_sentence(cache: Path) -> None:
         verify(cache)
 
 
-def test_repair_drops_exactly_the_bad_marks_and_a_build_fills_exactly_those(cache: Path) -> None:
+def test_repair_sets_exactly_the_bad_manifests_aside_and_a_build_fills_exactly_those(cache: Path) -> None:
     whole = {path: path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
     cut_short(cache)
     gone_file = shard_file(cache, 3)
@@ -236,11 +239,27 @@ def test_repair_drops_exactly_the_bad_marks_and_a_build_fills_exactly_those(cach
     assert not verify(cache, level="full", repair=True).ok
     store = LatentStore.open(cache)
     assert store.pending() == [1, 3, 4, 5]
+    assert (cache / "marks" / "4.json.bad").read_text() == "x"
+    assert verify(cache).extra == ()
     for shard in store.pending():
         fill_shard(store, shard, row_values())
     store.tidy()
     assert verify(cache, level="full").ok
     assert {path: path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()} == whole
+
+
+@pytest.mark.parametrize("name", ["marks/1.json", "latents/c/1/0/0", "latents/c/1"])
+def test_a_shard_that_cannot_be_read_is_said_and_repair_leaves_it_alone(cache: Path, name: str) -> None:
+    (cache / name).chmod(0)
+    try:
+        with ordinary_user():
+            found = verify(cache, level="full", repair=True)
+    finally:
+        (cache / name).chmod(0o755)
+    assert (kinds(found), len(found.unreadable), found.present) == ({"unreadable"}, 16, NUM_CLIPS - 16 - 1)
+    assert "Permission denied" in found.faults[0].reason
+    assert LatentStore.open(cache).pending() == []
+    assert verify(cache, level="full").ok
 
 
 def test_gaps_are_told_by_part(cache: Path) -> None:
@@ -249,6 +268,9 @@ def test_gaps_are_told_by_part(cache: Path) -> None:
     gaps = verify(cache, parts=3).gaps
     assert [(gap.part, gap.shards, gap.rows) for gap in gaps] == [("1/3", "0", 16), ("2/3", "3", 16), ("3/3", "4 6", 16 + 4)]
     assert gaps[1].command == f"stjepa cache build --cache {cache} --part 2/3"
+    many = verify(cache, parts=99_999_999).gaps  # more parts than shards: each shard is a part of its own
+    assert [gap.shards for gap in many] == ["0", "3", "4", "6"]
+    assert [list(Part.parse(gap.part).shards(7)) for gap in many] == [[0], [3], [4], [6]]
 
 
 def test_the_failed_row_is_known_and_no_fault(filled: Path) -> None:

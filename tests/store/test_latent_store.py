@@ -18,8 +18,10 @@ import zarr
 
 from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.store.errors import UnreadableError
+from stjepa_cli.store.folder import remove_remote_cache
 from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.store.records import Part, header_difference, runs_of
+from stjepa_cli.store.records import header_difference
 from stjepa_cli.store.shard_format import roomy
 from tests.caches import (
     DIM,
@@ -34,6 +36,7 @@ from tests.caches import (
     row_pixels,
     row_values,
 )
+from tests.permissions import ordinary_user
 
 GOOD = [row for row in range(NUM_CLIPS) if row != FAILED]
 
@@ -172,7 +175,7 @@ def test_an_object_store_gives_the_same_rows(bucket: Location) -> None:
     error = np.abs(again.read(rows).astype(np.float32) - np.nan_to_num(values[rows].astype(np.float32)))
     assert error.max() < 0.02
     assert again.read_frames([0, 40]).shape == (2, 4, 3, 32, 32)
-    LatentStore.remove(bucket / "cache")
+    remove_remote_cache(bucket / "cache")
     with pytest.raises(CacheError, match="there is no cache"):
         LatentStore.open(bucket / "cache")
 
@@ -225,15 +228,15 @@ def read_elsewhere(store: LatentStore, queue: Any) -> None:
     queue.put(store.read([1, 99], threads=2))
 
 
-def test_a_shard_without_its_mark_is_not_read(cache: Path) -> None:
+def test_a_shard_without_its_manifest_is_not_read(cache: Path) -> None:
     (cache / "marks" / "1.json").unlink()
     store = LatentStore.open(cache)
     assert store.pending() == [1]
-    with pytest.raises(CacheError, match=r"shard 1 of .* is not done"):
+    with pytest.raises(CacheError, match=r"shard 1 of .* is not finished"):
         store.read([70])
 
 
-def test_a_mark_without_its_shard_is_one_sentence(cache: Path) -> None:
+def test_a_manifest_without_its_shard_is_one_sentence(cache: Path) -> None:
     (cache / "latents" / "c" / "1" / "0" / "0").unlink()
     with pytest.raises(CacheError, match=r"clip 1070 .* its shard 1 of latents is gone"):
         LatentStore.open(cache).read([70])
@@ -251,11 +254,11 @@ def test_a_failed_row_has_its_reason_and_no_latents(filled: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("zarr.json", "", "no cache of stjepa"),
-        ("zarr.json", "{}", "no cache of stjepa"),
+        ("zarr.json", "", "is not a cache of stjepa"),
+        ("zarr.json", "{}", "is not a cache of stjepa"),
         ("clips.jsonl", '{"id": "1", "video": "1.webm"}\n', "is not the list"),
-        ("clips.jsonl", "not json\n", "cannot be read"),
-        ("latents/zarr.json", '{"shape": [1, 2, 3]}', "cannot be read"),
+        ("clips.jsonl", "not json\n", "is damaged"),
+        ("latents/zarr.json", '{"shape": [1, 2, 3]}', "is damaged"),
         ("latents/zarr.json", '{"shape": [1, 2, 3], "chunk_grid": {"configuration": {"chunk_shape": [1]}}, "codecs": []}', "is not what"),
     ],
 )
@@ -263,6 +266,56 @@ def test_a_damaged_part_is_refused_when_the_cache_is_opened(cache: Path, name: s
     (cache / name).write_text(change)
     with pytest.raises(CacheError, match=message):
         LatentStore.open(cache)
+
+
+@pytest.mark.parametrize("header", [[], 5, None, "x", {}, {"rows_per_shard": 0}, {"num_clips": -1}, {"latent_dim": 0}, {"projection": 3}])
+def test_a_header_that_is_none_is_one_sentence(cache: Path, header: Any) -> None:
+    meta = json.loads((cache / "zarr.json").read_text())
+    if isinstance(header, dict) and header:
+        header = meta["attributes"]["stjepa"] | header
+    meta["attributes"]["stjepa"] = header
+    (cache / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(CacheError, match=r"is not a cache of stjepa, or its header is damaged: got .*Build it again"):
+        LatentStore.open(cache)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", "[" * 100_000, '{"attributes": []}', '{"attributes": null}'])
+def test_a_group_file_that_is_no_group_is_one_sentence(cache: Path, text: str) -> None:
+    (cache / "zarr.json").write_text(text)
+    with pytest.raises(CacheError, match="is not a cache of stjepa, or its header is damaged"):
+        LatentStore.open(cache)
+
+
+def test_a_cache_of_a_future_version_is_refused_in_words(cache: Path) -> None:
+    meta = json.loads((cache / "zarr.json").read_text())
+    meta["attributes"]["stjepa"] |= {"schema": 99, "surprise": 1}
+    (cache / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(CacheError, match="was written by a newer stjepa: got schema 99, expected 2"):
+        LatentStore.open(cache)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "clips.jsonl", "latents/zarr.json", "marks/1.json", "latents/c/1/0/0", "marks", "."])
+def test_what_cannot_be_read_is_said_and_never_called_damaged(cache: Path, name: str) -> None:
+    path = cache / name
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        with ordinary_user(), pytest.raises(UnreadableError, match=r"cannot be read: got Permission denied. Check its permissions") as told:
+            read_all(cache)
+        assert "--overwrite" not in str(told.value)
+    finally:
+        path.chmod(mode)
+
+
+def read_all(cache: Path) -> None:
+    store = LatentStore.open(cache)
+    store.read(store.usable_rows())
+
+
+def test_a_cache_may_be_opened_twice_and_two_caches_of_one_list_agree_in_its_digest(filled: Path, rich: Path) -> None:
+    one, two = LatentStore.open(filled), LatentStore.open(filled)
+    assert np.array_equal(bits(one.read([1, 2])), bits(two.read([1, 2])))
+    assert one.clips_digest == two.clips_digest != LatentStore.open(rich).clips_digest
 
 
 def test_an_edited_header_or_projection_is_refused(cache: Path) -> None:
@@ -288,10 +341,8 @@ def test_no_cache_and_something_else_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     fitted, clips = fitted_projection(), clip_rows(1)
-    with pytest.raises(CacheError, match="exists and is no cache"):
+    with pytest.raises(CacheError, match="exists and is not a cache"):
         LatentStore.create(tmp_path / "mine", cache_header(clips, fitted), clips, fitted)
-    with pytest.raises(CacheError):
-        LatentStore.remove(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
@@ -299,7 +350,7 @@ def test_what_is_left_of_another_cache_is_never_taken_for_this_one(tmp_path: Pat
     make_cache(tmp_path / "cache", num_clips=9)
     (tmp_path / "cache" / "zarr.json").unlink()
     fitted, clips = fitted_projection(), clip_rows(9, first=2000)
-    with pytest.raises(CacheError, match="exists and is no cache"):
+    with pytest.raises(CacheError, match="exists and is not a cache"):
         LatentStore.create(tmp_path / "cache", cache_header(clips, fitted), clips, fitted)
 
 
@@ -326,13 +377,6 @@ def test_the_planned_size_is_the_size(tmp_path: Path) -> None:
             fill_shard(store, shard, row_values(5))
         shards = [path for column in store.header.columns for path in (tmp_path / dtype / column.name / "c").rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in shards) == store.header.planned_bytes() == store.num_bytes()
-
-
-def test_parts_are_all_shards_once() -> None:
-    for count in (1, 2, 3, 8, 40):
-        shards = [shard for i in range(count) for shard in Part(i + 1, count).shards(29)]
-        assert shards == list(range(29))
-    assert [(run.start, run.stop) for run in runs_of([1, 2, 3, 7, 9, 10])] == [(1, 4), (7, 8), (9, 11)]
 
 
 def test_a_finished_cache_has_nothing_temporary(filled: Path, rich: Path) -> None:

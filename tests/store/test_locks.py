@@ -112,7 +112,7 @@ def test_the_name_is_gone_with_its_holder(file: Path) -> None:
 @pytest.mark.parametrize("number", [CREATION, WRITING, WRITING + 10**6])
 def test_what_lies_past_every_shard_excludes_too_and_does_not_grow_the_file(file: Path, number: int) -> None:
     with holding(file, range(number, number + 1), "it"):
-        with pytest.raises(CacheError, match="got a process that is at work now"), holding(file, range(number, number + 1), "it"):
+        with pytest.raises(CacheError, match="got a process that is running now"), holding(file, range(number, number + 1), "it"):
             pass
         assert is_free(file, range(number + 1, number + 2))
         assert is_free(file, range(10))
@@ -240,7 +240,7 @@ def test_a_full_disk_takes_the_name_but_not_the_lock(file: Path, monkeypatch: py
 
     open_files = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "pwrite", full)
-    with holding(file, range(4), "it"), pytest.raises(CacheError, match="a process that is at work now"), holding(file, range(4), "it"):
+    with holding(file, range(4), "it"), pytest.raises(CacheError, match="a process that is running now"), holding(file, range(4), "it"):
         pass
     assert len(os.listdir("/proc/self/fd")) == open_files
 

@@ -40,6 +40,53 @@ def test_latents_are_centred_with_a_mean_square_of_one(kind: str) -> None:
     assert latents.square().mean().item() == pytest.approx(1, abs=1e-3)
 
 
+def test_standardize_gives_every_channel_the_same_variance_and_keeps_the_channels() -> None:
+    tokens = _tokens() * torch.linspace(0.01, 10, 10)
+    fit = ProjectionFit(10, "none")
+    fit.add(tokens)
+    projection = fit.finish("standardize", 10)
+    latents = projection(tokens)
+    assert torch.allclose(latents.flatten(0, 1).var(0, correction=0), torch.ones(10), atol=1e-3)
+    assert torch.equal(projection.matrix, projection.matrix.diag().diag())
+    assert torch.allclose(projection.inverse(latents), tokens, atol=1e-3)
+
+
+def test_standardize_to_another_width_is_pca_of_standardised_channels() -> None:
+    tokens = _tokens() * torch.linspace(0.01, 10, 10)
+    fit, other = ProjectionFit(10, "none"), ProjectionFit(10, "none")
+    fit.add(tokens)
+    x = tokens.flatten(0, 1).double()
+    other.add(((tokens - x.mean(0)) / x.std(0, correction=0)).float())
+    assert torch.allclose(
+        fit.finish("standardize", 4)(tokens), other.finish("pca", 4)(((tokens - x.mean(0)) / x.std(0, correction=0)).float()), atol=1e-3
+    )
+
+
+def test_a_channel_that_never_changes_stays_at_zero() -> None:
+    tokens = _tokens()
+    tokens[..., 3] = 7.25
+    fit = ProjectionFit(10, "none")
+    fit.add(tokens)
+    latents = fit.finish("standardize", 10)(tokens)
+    assert latents.isfinite().all()
+    assert latents[..., 3].abs().max() == 0
+
+
+@pytest.mark.parametrize("out_dim", [4, 7, 10, 12, 16])
+def test_phi_s_spreads_the_variance_evenly_and_loses_what_pca_loses(out_dim: int) -> None:
+    tokens, projection, pca = _tokens(), _fitted("phi-s", out_dim), _fitted("pca", out_dim)
+    latents = projection(tokens)
+    variances = latents.double().flatten(0, 1).var(0, correction=0)
+    assert torch.allclose(variances, torch.ones_like(variances), atol=1e-3)
+    assert projection.explained == pytest.approx(pca.explained, abs=1e-9)
+    assert torch.allclose(projection.inverse(latents), pca.inverse(pca(tokens)), atol=1e-3)
+    if out_dim >= 10:
+        assert torch.allclose(projection.inverse(latents), tokens, atol=1e-3)
+        centred = tokens - projection.mean
+        before = F.cosine_similarity(centred[0, :1], centred[0], dim=-1)
+        assert torch.allclose(F.cosine_similarity(latents[0, :1], latents[0], dim=-1), before, atol=1e-4)
+
+
 def test_batches_do_not_matter() -> None:
     one, many = _fitted(pieces=1), _fitted(pieces=7)
     assert torch.allclose(one.matrix, many.matrix, atol=1e-5)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stjepa_cli.core.errors import StjepaError
-from stjepa_cli.store.records import RowRecord, ShardManifest
-from stjepa_cli.store.shard_format import CRC_BYTES, checksum, sealed
+from stjepa_cli.store.records import CRC_BYTES, RowRecord, ShardManifest
+from stjepa_cli.store.shard_format import checksum, index_bytes, sealed
 from stjepa_cli.store.shard_writer import JOURNAL, NewRow, ShardWriter
 
 CACHE, SHARD, PLACES = "c" * 64, 3, 8
@@ -47,11 +47,11 @@ def opened(folder: Path, *, cache: str = CACHE, shard: int = SHARD, published: d
 
 
 def finished(writer: ShardWriter) -> dict[str, bytes]:
-    """The bytes of the shard's files and of its mark, once the rows that are missing have been added."""
+    """The bytes of the shard's files and of its manifest, once the rows that are missing have been added."""
     for batch in batches(ROWS[len(writer.rows) :], 2):
         writer.append(batch)
-    mark, files = writer.finish(PLACES)
-    return {"mark": mark.to_json()} | {name: file.read_bytes() for name, file in files.items()}
+    manifest, files = writer.finish(PLACES)
+    return {"manifest": manifest.to_json()} | {name: file.read_bytes() for name, file in files.items()}
 
 
 def half_written(folder: Path, num_rows: int = len(ROWS)) -> Path:
@@ -78,7 +78,7 @@ def assert_goes_on(writer: ShardWriter, whole: dict[str, bytes], at_least: int =
     kept = len(writer.rows)
     assert kept >= at_least
     assert kept % 2 == 0 or kept == len(ROWS)
-    expected = ShardManifest.from_json(whole["mark"]).rows
+    expected = ShardManifest.from_json(whole["manifest"]).rows
     assert writer.rows == list(expected[:kept])
     assert finished(writer) == whole
 
@@ -89,8 +89,8 @@ def assert_goes_on(writer: ShardWriter, whole: dict[str, bytes], at_least: int =
 def test_a_shard_is_chunks_checksums_and_an_index(whole: dict[str, bytes]) -> None:
     for name in COLUMNS:
         chunks = b"".join(sealed(row.data[name]) for row in ROWS if name in row.data)
-        assert whole[name] == chunks + ShardManifest.from_json(whole["mark"]).index(name, PLACES)
-    rows = ShardManifest.from_json(whole["mark"]).rows
+        assert whole[name] == chunks + index_bytes(ShardManifest.from_json(whole["manifest"]).lengths(name), PLACES)
+    rows = ShardManifest.from_json(whole["manifest"]).rows
     assert [row.id for row in rows] == [row.record.id for row in ROWS]
     assert (rows[FAILED].error, rows[FAILED].chunks) == ("the file is empty", {})
     assert rows[2].chunks["frames"] == (len(ROWS[2].data["frames"]), checksum(ROWS[2].data["frames"]))
@@ -121,8 +121,8 @@ def test_a_shard_of_failed_rows_only_has_no_chunks(tmp_path: Path) -> None:
     writer = opened(tmp_path / "3")
     writer.append(failed)
     writer.close()
-    mark, files = opened(tmp_path / "3").finish(PLACES)
-    assert [row.error for row in mark.rows] == ["gone"] * 3
+    manifest, files = opened(tmp_path / "3").finish(PLACES)
+    assert [row.error for row in manifest.rows] == ["gone"] * 3
     assert files["latents"].read_bytes() == sealed(b"\xff" * 16 * PLACES)
 
 

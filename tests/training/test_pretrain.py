@@ -33,7 +33,7 @@ SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 @pytest.fixture(scope="module")
 def cache(tiny_ssv2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("training") / "cache"
-    build(BuildRequest(tiny_ssv2, path, teacher="hog", clip=SPEC, latent_dim=16, workers=2, device="cpu"))
+    build(BuildRequest.of(tiny_ssv2, path, teacher="hog", clip=SPEC, latent_dim=16))
     return path
 
 

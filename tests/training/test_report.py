@@ -26,7 +26,7 @@ SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 def trained(tiny_ssv2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a cache without frames; to read, not to change."""
     folder = tmp_path_factory.mktemp("report")
-    build(BuildRequest(tiny_ssv2, folder / "cache", teacher="hog", clip=SPEC, latent_dim=16, workers=2, device="cpu"))
+    build(BuildRequest.of(tiny_ssv2, folder / "cache", teacher="hog", clip=SPEC, latent_dim=16))
     run = RunConfig(
         tiny_ssv2,
         folder / "cache",
@@ -116,7 +116,7 @@ def test_clips_are_shown_as_frames_features_and_cosines(run: Path) -> None:
 def test_kept_frames_need_no_videos_and_held_out_clips_are_preferred(tiny_ssv2: Path, run: Path, tmp_path: Path) -> None:
     header = read_header(newest_checkpoint(run))
     cache = tmp_path / "framed"
-    build(BuildRequest(tiny_ssv2, cache, teacher="hog", clip=SPEC, latent_dim=16, frames=True, workers=2, device="cpu"))
+    build(BuildRequest.of(tiny_ssv2, cache, teacher="hog", clip=SPEC, latent_dim=16, frames=True))
     framed = replace(header.run, cache=cache, checkpoints=tmp_path / "framed_run", val_share=0.25)
     pretrain(framed)
     result = report(framed.checkpoints, clips=2, data_root=tmp_path / "nowhere")

@@ -49,9 +49,11 @@ class Job:
     def teacher(self) -> Teacher:
         """The teacher, on its device."""
         choice, progress = self.request.teacher, self.runtime.progress
-        teacher = open_teacher(choice.name, clip=choice.clip, device=self.runtime.torch_device, progress=progress)
+        device = self.runtime.torch_device
+        teacher = open_teacher(choice.name, clip=choice.clip, layers=choice.layers, device=device, progress=progress)
         card = teacher.card
-        progress.note(f"teacher {card.name}: {card.clip}, {card.dim} channels, licence {card.licence}")
+        layers = f" of layers {', '.join(map(str, card.layers))}" if card.layers else ""
+        progress.note(f"teacher {card.name}: {card.clip}, {card.dim} channels{layers}, licence {card.licence}")
         return teacher
 
     def release_teacher(self) -> None:

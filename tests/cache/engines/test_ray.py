@@ -11,18 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stjepa_cli.cache.build import BuildRequest, build
+from stjepa_cli.cache.engines._workers import Worker, plan_workers
 from stjepa_cli.cache.engines.base import open_engine
-from stjepa_cli.cache.engines.ray import Worker, _cluster, _share
+from stjepa_cli.cache.engines.ray import connected
 from stjepa_cli.core.errors import CacheError, ConfigError, NotReadyError, StjepaError
 from stjepa_cli.core.progress import SILENT
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 
+RUNTIME = Runtime("cpu", workers=1, batch_size=1)
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 
 
@@ -41,26 +43,14 @@ class Listener:
 @pytest.fixture
 def request_(tiny_ssv2: Path, tmp_path: Path) -> BuildRequest:
     """12 videos, 2 views of each, 4 shards of 6 rows, each row safe by itself."""
-    return BuildRequest(
-        tiny_ssv2,
-        tmp_path / "cache",
-        teacher="hog",
-        clip=SPEC,
-        latent_dim=16,
-        batch_size=1,
-        workers=1,
-        device="cpu",
-        engine="ray",
-        views=2,
-        rows_per_shard=6,
-    )
+    return BuildRequest.of(tiny_ssv2, tmp_path / "cache", teacher="hog", clip=SPEC, latent_dim=16, engine="ray", views=2, rows_per_shard=6)
 
 
 @pytest.fixture
 def whole(request_: BuildRequest, tmp_path: Path) -> BuildRequest:
     """The same cache, built in this process."""
-    here = replace(request_, engine="local", cache=tmp_path / "local")
-    build(here)
+    here = request_.replace(engine="local", cache=tmp_path / "local")
+    build(here, RUNTIME)
     return here
 
 
@@ -127,7 +117,7 @@ def test_a_worker_is_killed_midway_and_the_cache_is_the_one_that_one_process_wri
     ray = pytest.importorskip("ray")
     listener = Listener()
     with meanwhile(lambda: any(kill_in_the_midst(tmp_path / "cache", shard) for shard in range(4))):
-        result = build(request_, listener)
+        result = build(request_, Runtime("cpu", 1, 1, listener))
     assert sum(note.startswith("lost process ") and " at shard " in note for note in listener.notes) == 1
     assert (result.failed, result.missing) == ((), 0)
     assert files(tmp_path / "cache") == files(tmp_path / "local")
@@ -135,31 +125,31 @@ def test_a_worker_is_killed_midway_and_the_cache_is_the_one_that_one_process_wri
 
 
 def test_a_machine_with_another_teacher_or_other_videos_says_so(whole: BuildRequest) -> None:
-    said = Worker(replace(whole, limit=11), frozenset()).open()
+    said = Worker(whole.replace(limit=11), RUNTIME, frozenset()).open()
     assert isinstance(said, CacheError)
     assert "would build another cache: num_clips differs: got 11, expected 12. Put the same data set" in str(said)
 
 
 def test_every_gpu_gets_a_worker_that_sees_it_as_its_first(request_: BuildRequest) -> None:
-    request, needs, count = _share(replace(request_, device="cuda:1", workers=8), [(32, 8), (64, 4), (16, 0)])
-    assert (request.device, needs, count) == ("cuda", {"num_gpus": 1, "num_cpus": 4}, 12)
+    plan = plan_workers(request_, Runtime("cuda:1", workers=8), [(32, 8), (64, 4), (16, 0)])
+    assert (plan.runtime.device, plan.needs, plan.count) == ("cuda", {"num_gpus": 1, "num_cpus": 4}, 12)
 
 
 def test_without_gpus_workers_share_the_processors(request_: BuildRequest) -> None:
-    request, needs, count = _share(replace(request_, device="auto", workers=4), [(0, 0), (16, 0), (3, 0)])
-    assert (request.device, needs, count) == ("cpu", {"num_cpus": 3}, 5)
+    plan = plan_workers(request_, Runtime("auto", workers=4), [(0, 0), (16, 0), (3, 0)])
+    assert (plan.runtime.device, plan.needs, plan.count) == ("cpu", {"num_cpus": 3}, 5)
 
 
 def test_gpus_that_the_cluster_does_not_have_are_refused(request_: BuildRequest) -> None:
     with pytest.raises(ConfigError, match="the Ray cluster has no GPU: got --device cuda"):
-        _share(replace(request_, device="cuda"), [(2, 0)])
+        plan_workers(request_, Runtime("cuda"), [(2, 0)])
     with pytest.raises(ConfigError, match="no processors"):
-        _share(request_, [])
+        plan_workers(request_, Runtime(), [])
 
 
 def test_an_address_where_nobody_listens_is_an_error_at_once() -> None:
     pytest.importorskip("ray")
-    with pytest.raises(NotReadyError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be used: got .*refused"), _cluster("127.0.0.1:1"):
+    with pytest.raises(NotReadyError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be used: got .*refused"), connected("127.0.0.1:1"):
         pass
 
 
@@ -180,15 +170,6 @@ def test_a_shard_that_keeps_costing_workers_ends_the_build_and_the_next_one_goes
         return len(killed) == 3
 
     with meanwhile(kill), pytest.raises(StjepaError, match="shard 0 has cost 3 workers: got "):
-        build(replace(request_, rows_per_shard=24))
-    result = build(replace(request_, rows_per_shard=24, engine="local"))
+        build(request_.replace(rows_per_shard=24), RUNTIME)
+    result = build(request_.replace(rows_per_shard=24, engine="local"), RUNTIME)
     assert (result.missing, result.skipped > 0) == (0, True)
-
-
-@pytest.mark.slow
-def test_what_a_worker_has_to_say_is_said_in_its_own_words(cluster: None, request_: BuildRequest, whole: BuildRequest) -> None:
-    (whole.cache / "marks" / "1.json").unlink()
-    (whole.cache / "work").mkdir()
-    (whole.cache / "work" / "1").write_bytes(b"")
-    with pytest.raises(StjepaError, match=r"^cannot write .*/work/1: a (part of the path is a file|file is in the way)"):
-        build(replace(whole, engine="ray"))
