@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_named(saved: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_is_built_from_a_student(saved: Path, tiny_ssv2: Path, tmp_path: Path) -> None:
-    request = BuildRequest(tiny_ssv2, tmp_path / "cache", teacher=str(saved), latent_dim=16, limit=4, workers=1, device="cpu")
+    request = BuildRequest.of(tiny_ssv2, tmp_path / "cache", teacher=str(saved), latent_dim=16, limit=4)
     assert build(request).written == 4
     header = LatentStore.open(tmp_path / "cache").header
     assert (header.teacher.kind, header.teacher.clip, header.projection["kind"]) == ("student", SPEC, "identity")
