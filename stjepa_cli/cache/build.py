@@ -159,10 +159,17 @@ def _create(job: Job) -> LatentStore:
     request, card = job.request, job.teacher.card
     kind = _check_request(job)
     fitted = fit_projection(job, kind)
-    about = {"kind": kind, "digest": fitted.digest, "explained": round(fitted.explained, 6), "num_fit_clips": fitted.num_fit_clips}
+    about = {
+        "kind": kind,
+        "digest": fitted.digest,
+        "explained": round(fitted.explained, 6),
+        "num_fit_clips": fitted.num_fit_clips,
+        "fit_sample": "spread",
+        "fit_seed": request.storage.fit_seed,
+    }
     job.runtime.progress.note(
         f"projection {kind}: {card.dim} to {request.storage.latent_dim} channels, keeps {fitted.explained:.1%} of the variance "
-        f"of {fitted.num_fit_clips} clips"
+        f"of {fitted.num_fit_clips} clips spread over the list"
     )
     return LatentStore.create(request.cache, job.header(card, about), job.clips, fitted)
 
@@ -205,8 +212,8 @@ def _refuse_difference(store: LatentStore, wanted: CacheHeader) -> None:
         name, found, expected = difference
         raise CacheError(
             f"the cache {store.path} was built from something else: {name} differs",
-            got=found,
-            expected=expected,
+            got="none" if found is None else found,
+            expected="none" if expected is None else expected,
             fix="Choose another --cache, or replace this one with --overwrite.",
         )
 

@@ -123,7 +123,8 @@ class Storage:
     Attributes:
         latent_dim: D, stored channels.
         projection: Kind of the map from the teacher's width to D; None chooses by the widths.
-        fit_clips: Clips that the projection is fitted on.
+        fit_clips: Clips that the projection is fitted on, a random sample spread over the whole list.
+        fit_seed: Seed of that sample.
         views: K, rows per video; the first is the centre view.
         view_seed: Seed of the other views.
         dtype: `float16` or `int8`.
@@ -134,6 +135,7 @@ class Storage:
     latent_dim: int = LATENT_DIM
     projection: str | None = None
     fit_clips: int = 256
+    fit_seed: int = 0
     views: int = 1
     view_seed: int = 0
     dtype: str = "float16"

@@ -83,7 +83,10 @@ def build(
         ProjectionKind | None,
         typer.Option(help="Map to the stored channels.", show_default="identity if the widths agree, else pca"),
     ] = None,
-    fit_clips: Annotated[int, typer.Option(min=1, help="Clips that the projection is fitted on.")] = Storage.fit_clips,
+    fit_clips: Annotated[
+        int, typer.Option(min=1, help="Clips that the projection is fitted on, a random sample spread over the list.")
+    ] = Storage.fit_clips,
+    fit_seed: Annotated[int, typer.Option(help="Random seed of that sample.")] = Storage.fit_seed,
     views: Annotated[int, typer.Option(min=1, help="Views per clip; the first is the centre view, the others are random.")] = Storage.views,
     view_seed: Annotated[int, typer.Option(help="Random seed of the views.")] = Storage.view_seed,
     frames: Annotated[bool, typer.Option("--frames", help="Keep the decoded clips too, so that pretraining needs no videos.")] = False,

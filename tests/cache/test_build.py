@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from stjepa_cli.cache.build import BuildRequest, BuildResult
 from stjepa_cli.cache.build import build as build_cache
 from stjepa_cli.cache.request import Part, TeacherChoice
 from stjepa_cli.cache.verify import Recompute, verify
-from stjepa_cli.core.errors import CacheError, DatasetError, StjepaError
+from stjepa_cli.core.errors import CacheError, DatasetError, StjepaError, TeacherError
 from stjepa_cli.core.locations import Location, is_local
 from stjepa_cli.core.progress import SILENT, Progress, Task
 from stjepa_cli.core.runtime import Runtime
@@ -454,3 +455,25 @@ def test_absolute_paths_in_a_list_are_cached_and_decoded_again(request_: BuildRe
     for row in range(6):
         assert checksum(decode(store.ref(row, root)).numpy()) == store.record(row).pixels_crc
     assert verify(request_.cache, level="recompute", recompute=Recompute(root), runtime=Runtime("cpu")).ok
+
+
+def test_layers_of_a_teacher_stand_side_by_side(request_: BuildRequest, tmp_path: Path) -> None:
+    teacher = str(files_of_the_demo())
+    two = request_.replace(teacher=TeacherChoice(teacher, layers=(1, -1)), latent_dim=24, limit=4)
+    build(two)
+    header = LatentStore.open(two.cache).header
+    depth = open_teacher(teacher).num_layers
+    assert header.teacher.layers == (1, depth)
+    assert (header.teacher.dim, header.teacher.token_norm) == (2 * open_teacher(teacher).card.dim, "none")
+    assert verify(two.cache, level="recompute", recompute=Recompute(two.source.data_root), runtime=Runtime("cpu")).ok
+    assert build(two).written == 0
+    with pytest.raises(CacheError, match=r"teacher\.layers differs: got \(1, \d+\), expected none"):
+        build(two.replace(teacher=TeacherChoice(teacher)))
+    with pytest.raises(TeacherError, match=r"has no such layer: got 99, expected 1 to"):
+        build(two.replace(teacher=TeacherChoice(teacher, layers=(1, 99)), cache=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def files_of_the_demo() -> Path:
+    """The small VideoMAE that the package ships."""
+    return Path(str(resources.files("stjepa_cli") / "demo" / "assets" / "tiny_videomae_motion"))
