@@ -35,6 +35,7 @@ _ENCODINGS: dict[str, dict[str, object]] = {
     ".avi": {"codec": "mpeg4", "pixel_format": "yuv420p", "extra_options": {"b": 2_000_000}},
     ".mp4": {"codec": "libx264", "pixel_format": "yuv420p"},
 }
+_TRACK_UID = b"\x73\xc5\x88"  # EBML id, and a length of 8 bytes
 
 
 @dataclass(frozen=True)
@@ -193,10 +194,18 @@ def decode(ref: ClipRef) -> Tensor:
 
 
 def encode_video(path: Path, frames: Tensor, *, fps: float) -> None:
-    """Write frames uint8 (T, 3, H, W) as a file whose suffix names the format: `.webm` VP9, `.avi` MPEG-4, `.mp4` H.264."""
-    from_torchcodec = _torchcodec()
+    """Write frames uint8 (T, 3, H, W) as a file whose suffix names the format, as `video_bytes` makes it."""
+    data = video_bytes(frames, path.suffix, fps=fps)
     with storage_errors(path):
-        from_torchcodec.encoders.VideoEncoder(frames, frame_rate=fps).to_file(path, **_ENCODINGS[path.suffix])
+        path.write_bytes(data)
+
+
+def video_bytes(frames: Tensor, suffix: str, *, fps: float) -> bytes:
+    """Encode frames uint8 (T, 3, H, W): `.webm` VP9, `.avi` MPEG-4, `.mp4` H.264. The same frames give the same bytes."""
+    encoder = _torchcodec().encoders.VideoEncoder(frames, frame_rate=fps)
+    data: bytes = encoder.to_tensor(format=suffix[1:], **_ENCODINGS[suffix]).numpy().tobytes()
+    start = data.find(_TRACK_UID) if suffix == ".webm" else -1  # FFmpeg numbers the tracks of a webm at random
+    return data if start < 0 else data.replace(data[start + 3 : start + 11], bytes(7) + b"\1")
 
 
 def ffmpeg_version() -> str:

@@ -26,6 +26,7 @@ from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.demo.layouts import write_ssv2, write_ucf101
+from stjepa_cli.demo.scenes import GeneratedClips
 from stjepa_cli.encoders.base import Encoder
 from stjepa_cli.encoders.feature_store import Extraction
 from stjepa_cli.encoders.student_encoder import StudentEncoder
@@ -102,9 +103,11 @@ def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, pro
     _make_room(out)
     ssv2, ucf101 = out / "ssv2", out / "ucf101"
     progress.note("1/5 generating clips: the label is in the motion")
-    write_ssv2(ssv2, recipe.num_clips, 64, recipe.seed, progress=progress)
-    write_ucf101(ucf101, recipe.num_train, recipe.num_test, recipe.seed + 1, progress=progress)
-    teacher = str(files("stjepa_cli") / "demo" / "assets" / TEACHER)
+    write_ssv2(ssv2, GeneratedClips("8", recipe.num_clips + 64, recipe.seed), num_validation=64, progress=progress)
+    num_scored = recipe.num_train + recipe.num_test
+    clips = GeneratedClips("8", num_scored, recipe.seed + 1, "unseen")
+    write_ucf101(ucf101, clips, test_fraction=recipe.num_test / num_scored, progress=progress)
+    teacher = str(files("stjepa_cli.demo") / "assets" / TEACHER)
     progress.note("2/5 cache build: the teacher runs once over every clip")
     request = BuildRequest.of(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim)
     built = build_cache(request, Runtime(workers=2, progress=progress))

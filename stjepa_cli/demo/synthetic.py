@@ -1,154 +1,54 @@
-"""Generated motion clips, drawn with torch.
+"""Draw clips of textured objects before a textured background, with torch.
 
-A clip shows one textured object before a textured background. Its label says how the object moves, and *only* the motion
-says it. The pose of an object has four axes (x, y, angle, log size). Along the axis of its label the object travels from
-one end of a segment to the other; along the other three it rests at a random moment of a segment drawn in the same way.
-So a frame taken at an unknown, random time has the same distribution in every class, and a segment run backwards is a
-segment of the opposite class. (A frame *known* to be the first does tell something: what will move right starts on the left.)
+```text
+Looks (shapes, textures, colours) + poses (x, y, angle, log size of each object in each frame) -> uint8 (R, T, 3, S, S)
+```
 
-Two families share no texture, no shape and no speed: `train` is for teachers and pretraining, `unseen` for evaluation.
+Coordinates are in half-frames from the middle, x to the right and y downwards. Which poses make which class is said in `scenes`.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-FamilyName = Literal["train", "unseen"]
+from stjepa_cli.demo.patterns import Family, Pattern
 
-MOTIONS = (
-    "MoveLeft",
-    "MoveRight",
-    "MoveUp",
-    "MoveDown",
-    "TurnCounterclockwise",
-    "TurnClockwise",
-    "Shrink",
-    "Grow",
-)
-"""Class names; label `2 * axis + (1 if the value rises else 0)`, axes x, y (downwards), angle, log size."""
-
-TEMPLATES = (
-    "Moving [something] left",
-    "Moving [something] right",
-    "Moving [something] up",
-    "Moving [something] down",
-    "Turning [something] counterclockwise",
-    "Turning [something] clockwise",
-    "Making [something] shrink",
-    "Making [something] grow",
-)
-"""The same classes as Something-Something v2 templates."""
-
-NUM_AXES = 4
 FPS = 12.0
-BACKGROUND_CONTRAST = 0.1
-"""Of the object's. At 0.5 a small transformer on a CPU stays at chance for more than 1,000 steps; see docs/log.md."""
-
-Pattern = Callable[[Tensor, Tensor], Tensor]
-"""(u, v) coordinates -> a field of the same shape: a texture in [0, 1], or a distance that is negative inside."""
-
-
-# ---------------------------------------------------------------------------------------------- textures and shapes
-
-
-def _wave(x: Tensor) -> Tensor:
-    """A sine of period 1 in [0, 1]."""
-    return 0.5 + 0.5 * torch.sin(2 * math.pi * x)
-
-
-def _stripes(u: Tensor, v: Tensor) -> Tensor:
-    return _wave(u)
-
-
-def _checks(u: Tensor, v: Tensor) -> Tensor:
-    return 0.5 + 2.0 * (_wave(u) - 0.5) * (_wave(v) - 0.5)
-
-
-def _ripples(u: Tensor, v: Tensor) -> Tensor:
-    return (_wave(u + 0.3 * _wave(0.6 * v)) + _wave(0.5 * u + 0.8 * v)) / 2
-
-
-def _dots(u: Tensor, v: Tensor) -> Tensor:
-    return (3.0 * (_wave(u) + _wave(v)) - 3.6).clamp(0, 1)
-
-
-def _zigzag(u: Tensor, v: Tensor) -> Tensor:
-    return _wave(u + 0.8 * ((0.7 * v) % 1.0 - 0.5).abs())
-
-
-def _plaid(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(_wave(u) ** 3, _wave(0.6 * v + 0.2) ** 3)
-
-
-def _bar(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(u.abs() - 1.0, v.abs() - 0.6)
-
-
-def _ellipse(u: Tensor, v: Tensor) -> Tensor:
-    return torch.hypot(u, v / 0.7) - 1.0
-
-
-def _triangle(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(v - 0.6, 0.87 * u.abs() - 0.5 * v - 0.55)
-
-
-def _cross(u: Tensor, v: Tensor) -> Tensor:
-    x, y = u.abs(), v.abs()
-    return torch.minimum(torch.maximum(x - 1.0, y - 0.4), torch.maximum(x - 0.4, y - 1.0))
-
-
-def _half_disc(u: Tensor, v: Tensor) -> Tensor:
-    return torch.maximum(torch.hypot(u, v + 0.4) - 1.1, -0.4 - v)
-
-
-def _kite(u: Tensor, v: Tensor) -> Tensor:
-    return u.abs() * 1.25 + torch.where(v > 0, 0.8 * v, 1.6 * v.abs()) - 0.9
+_CLIPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Family:
-    """What a family's clips are made of.
+class Style:
+    """Ranges that looks are chosen from.
 
     Attributes:
-        shapes: Outlines, of the half-width 1.
-        textures: Fields of the period 1.
-        speeds: Lowest and highest length of a travelled segment, as a factor of `_SEGMENT`.
+        rest_size: Half-width of an object at log size 0, in half-frames.
+        periods: Fewest and most periods of a texture per half-frame.
+        texture_angles: Least and greatest angle of a texture on its object, in radians.
+        background_contrast: Contrast of the background as a fraction of the objects'. At 0.5 a small transformer on a CPU stays at
+            chance for more than 1,000 steps; see docs/log.md.
     """
 
-    shapes: tuple[Pattern, ...]
-    textures: tuple[Pattern, ...]
-    speeds: tuple[float, float]
-
-
-FAMILIES: dict[FamilyName, Family] = {
-    "train": Family((_bar, _ellipse, _triangle), (_stripes, _checks, _ripples), (0.6, 0.9)),
-    "unseen": Family((_cross, _half_disc, _kite), (_dots, _zigzag, _plaid), (0.9, 1.2)),
-}
-
-# Axis by axis (x, y, angle, log size): the length of a segment at speed 1, and how far its middle may lie from the rest
-# pose. Lengths are in half-frames, radians and natural logarithms of the size.
-_SEGMENT = (0.9, 0.9, 2.0, 0.9)
-_MIDDLE = (0.2, 0.2, math.pi, 0.15)
-_REST_SIZE = 0.42
-_PERIODS_PER_HALF_FRAME = (1.0, 2.2)
-
-
-# ------------------------------------------------------------------------------------------------------ random draws
+    rest_size: float = 0.42
+    periods: tuple[float, float] = (1.0, 2.2)
+    texture_angles: tuple[float, float] = (0.0, 2 * math.pi)
+    background_contrast: float = 0.1
 
 
 @dataclass(frozen=True)
-class _Looks:
-    """How the objects and backgrounds of R clips look.
+class Looks:
+    """Appearance of the objects and backgrounds of R clips; layer 0 is the background, layers 1..O are the objects.
 
     Attributes:
-        shape: (R,) index of the outline.
-        texture: (R, 2) index of the texture of background and object.
-        waves: (R, 2, 4) of both: periods per half-frame, angle, and the phases along u and v.
-        colours: (R, 2, 2, 3) in [0, 1]: of both, the colours between which the texture varies.
+        shape: int64 (R, O), index of each object's outline.
+        texture: int64 (R, 1 + O), index of each layer's texture.
+        waves: float32 (R, 1 + O, 4): periods per half-frame, angle, and the phases along u and v.
+        colours: float32 (R, 1 + O, 2, 3) in [0, 1]: the two colours between which the texture varies.
     """
 
     shape: Tensor
@@ -156,62 +56,63 @@ class _Looks:
     waves: Tensor
     colours: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> "_Looks":
-        return _Looks(self.shape[rows], self.texture[rows], self.waves[rows], self.colours[rows])
+    def __getitem__(self, rows: Tensor | slice) -> Looks:
+        return Looks(self.shape[rows], self.texture[rows], self.waves[rows], self.colours[rows])
 
 
-def _uniform(shape: Sequence[int], low: float, high: float, generator: torch.Generator) -> Tensor:
+def uniform(shape: Sequence[int], low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return float32 numbers between `low` and `high`."""
     return low + (high - low) * torch.rand(*shape, generator=generator)
 
 
-def _draw_looks(num: int, family: Family, generator: torch.Generator) -> _Looks:
+def random_looks(num: int, num_objects: int, family: Family, style: Style, generator: torch.Generator) -> Looks:
+    """Return the looks of `num` clips, every part independent of the others."""
+    layers = 1 + num_objects
     waves = torch.cat(
         [
-            _uniform((num, 2, 1), *_PERIODS_PER_HALF_FRAME, generator),
-            _uniform((num, 2, 1), 0.0, 2 * math.pi, generator),
-            _uniform((num, 2, 2), 0.0, 1.0, generator),
+            uniform((num, layers, 1), *style.periods, generator),
+            uniform((num, layers, 1), *style.texture_angles, generator),
+            uniform((num, layers, 2), 0.0, 1.0, generator),
         ],
         dim=-1,
     )
-    return _Looks(
-        shape=torch.randint(len(family.shapes), (num,), generator=generator),
-        texture=torch.randint(len(family.textures), (num, 2), generator=generator),
+    return Looks(
+        shape=torch.randint(len(family.shapes), (num, num_objects), generator=generator),
+        texture=torch.randint(len(family.textures), (num, layers), generator=generator),
         waves=waves,
-        colours=_draw_colours(num, generator),
+        colours=_random_colours(num, layers, style.background_contrast, generator),
     )
 
 
-def _draw_colours(num: int, generator: torch.Generator) -> Tensor:
-    """(num, 2, 2, 3) colours: a muted pair for the background, a pair of strong contrast for the object."""
-    middle = _uniform((num, 2, 1, 3), 0.3, 0.7, generator)
-    swing = _uniform((num, 2, 1, 3), 0.2, 0.3, generator)
-    swing[:, 0] *= BACKGROUND_CONTRAST
-    # Each channel rises or falls with the texture by chance, so that no colour tells object from background.
-    sign = 1.0 - 2.0 * torch.randint(2, (num, 2, 1, 3), generator=generator)
+def render(looks: Looks, poses: Tensor, size_px: int, family: Family, *, rest_size: float) -> Tensor:
+    """Render clips.
+
+    Args:
+        looks: Of R clips.
+        poses: float32 (R, T, O, 4): x, y, angle in radians and log of the size of each object in each frame; later objects cover
+            earlier ones.
+        size_px: S.
+        family: Of the looks.
+        rest_size: Half-width of an object at log size 0, in half-frames.
+
+    Returns:
+        uint8 (R, T, 3, S, S), RGB.
+    """
+    clips = torch.empty(len(poses), poses.shape[1], 3, size_px, size_px, dtype=torch.uint8)
+    for start in range(0, len(poses), _CLIPS_AT_ONCE):
+        rows = slice(start, min(start + _CLIPS_AT_ONCE, len(poses)))
+        clips[rows] = _render(looks[rows], poses[rows], size_px, family, rest_size)
+    return clips
+
+
+def _random_colours(num: int, layers: int, background_contrast: float, generator: torch.Generator) -> Tensor:
+    """Return (num, layers, 2, 3) colours: a muted pair for the background, pairs of strong contrast for the objects."""
+    middle = uniform((num, layers, 1, 3), 0.3, 0.7, generator)
+    swing = uniform((num, layers, 1, 3), 0.2, 0.3, generator)
+    swing[:, 0] *= background_contrast
+    # Each channel rises or falls with the texture at random, so that no colour tells object from background.
+    sign = 1.0 - 2.0 * torch.randint(2, (num, layers, 1, 3), generator=generator)
     return torch.cat([middle - sign * swing, middle + sign * swing], dim=2)
-
-
-def _draw_labels(num: int, generator: torch.Generator) -> Tensor:
-    """(num,) int64 labels in random order, each class as often as the others (or once more)."""
-    return (torch.arange(num) % len(MOTIONS))[torch.randperm(num, generator=generator)]
-
-
-def _draw_poses(labels: Tensor, num_frames: int, family: Family, generator: torch.Generator) -> Tensor:
-    """(R, T, 4) pose in each frame: x and y in half-frames from the middle, radians, log of the size."""
-    num = len(labels)
-    length = _uniform((num, NUM_AXES), *family.speeds, generator) * torch.tensor(_SEGMENT)
-    middle = _uniform((num, NUM_AXES), -1.0, 1.0, generator) * torch.tensor(_MIDDLE)
-    # The resting axes stop at a moment of the very grid on which the moving axis is seen.
-    moment = torch.randint(num_frames, (num, NUM_AXES, 1), generator=generator).expand(-1, -1, num_frames)
-    moving = torch.arange(NUM_AXES) == (labels // 2)[:, None]
-    clock = torch.arange(num_frames).expand(num, 1, -1)
-    clock = torch.where((labels % 2 == 1)[:, None, None], clock, num_frames - 1 - clock)
-    moment = torch.where(moving[:, :, None], clock, moment)
-    share = moment.float() / max(num_frames - 1, 1) - 0.5
-    return (middle[:, :, None] + length[:, :, None] * share).transpose(1, 2)
-
-
-# --------------------------------------------------------------------------------------------------------- rendering
 
 
 def _rotate(u: Tensor, v: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +121,7 @@ def _rotate(u: Tensor, v: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_kind(patterns: Sequence[Pattern], kind: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Evaluates for each clip r the pattern `kind[r]`; u, v and the result are (R, T, H, W)."""
+    """Evaluate for each clip r the pattern `kind[r]`; u, v and the result are (R, T, H, W)."""
     field = torch.empty_like(u)
     for number, pattern in enumerate(patterns):
         rows = (kind == number).nonzero().squeeze(1)
@@ -228,8 +129,8 @@ def _by_kind(patterns: Sequence[Pattern], kind: Tensor, u: Tensor, v: Tensor) ->
     return field
 
 
-def _paint(looks: _Looks, layer: int, family: Family, u: Tensor, v: Tensor) -> Tensor:
-    """(R, T, 3, H, W) colours in [0, 1] of layer 0 (background) or 1 (object) at the coordinates u, v."""
+def _paint(looks: Looks, layer: int, family: Family, u: Tensor, v: Tensor) -> Tensor:
+    """Return (R, T, 3, H, W) colours in [0, 1] of a layer at the coordinates u, v."""
     periods, angle, phase_u, phase_v = looks.waves[:, layer].T[..., None, None, None]
     u, v = _rotate(u, v, angle)
     field = _by_kind(family.textures, looks.texture[:, layer], periods * u + phase_u, periods * v + phase_v)
@@ -237,53 +138,19 @@ def _paint(looks: _Looks, layer: int, family: Family, u: Tensor, v: Tensor) -> T
     return torch.lerp(low, high, field[:, :, None])
 
 
-def _render(looks: _Looks, poses: Tensor, size_px: int, family: Family) -> Tensor:
-    """(R, T, 3, H, W) uint8 frames of R clips in the given (R, T, 4) poses."""
+def _render(looks: Looks, poses: Tensor, size_px: int, family: Family, rest_size: float) -> Tensor:
     line = (torch.arange(size_px) + 0.5) * (2 / size_px) - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
-    background = _paint(looks, 0, family, *(axis.expand(len(poses), 1, -1, -1) for axis in (x, y)))
-    centre_x, centre_y, angle, log_size = poses[..., None, None].unbind(2)
-    u, v = _rotate(x - centre_x, y - centre_y, angle)
-    size = _REST_SIZE * log_size.exp()
-    u, v = u / size, v / size
-    outline = _by_kind(family.shapes, looks.shape, u, v) * size
-    # One pixel is 2 / size_px wide: the edge fades over it.
-    inside = (0.5 - outline * (size_px / 2)).clamp(0, 1)[:, :, None]
-    # The texture is painted on the object: it moves, turns and grows with it.
-    painted = _paint(looks, 1, family, u * _REST_SIZE, v * _REST_SIZE)
-    return (torch.lerp(background, painted, inside) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def draw_clips(
-    num_clips: int,
-    seed: int,
-    family: FamilyName = "train",
-    *,
-    num_frames: int = 16,
-    size_px: int = 48,
-) -> tuple[Tensor, Tensor]:
-    """Draws clips in memory.
-
-    Args:
-        num_clips: B, spread evenly over the classes, in random order.
-        seed: The same seed gives the same clips.
-        family: Which shapes, textures and speeds.
-        num_frames: T.
-        size_px: Height and width of a frame.
-
-    Returns:
-        (B, T, 3, H, W) uint8 RGB frames and (B,) int64 labels, indices of `MOTIONS`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    labels = _draw_labels(num_clips, generator)
-    looks = _draw_looks(num_clips, FAMILIES[family], generator)
-    poses = _draw_poses(labels, num_frames, FAMILIES[family], generator)
-    clips = torch.empty(num_clips, num_frames, 3, size_px, size_px, dtype=torch.uint8)
-    for rows in _chunks(num_clips):
-        clips[rows] = _render(looks[rows], poses[rows], size_px, FAMILIES[family])
-    return clips, labels
-
-
-def _chunks(num: int, size: int = 32) -> Iterator[slice]:
-    for start in range(0, num, size):
-        yield slice(start, min(start + size, num))
+    frames = _paint(looks, 0, family, *(axis.expand(len(poses), 1, -1, -1) for axis in (x, y)))
+    for i in range(poses.shape[2]):
+        centre_x, centre_y, angle, log_size = poses[:, :, i, :, None, None].unbind(2)
+        u, v = _rotate(x - centre_x, y - centre_y, angle)
+        size = rest_size * log_size.exp()
+        u, v = u / size, v / size
+        outline = _by_kind(family.shapes, looks.shape[:, i], u, v) * size
+        # One pixel is 2 / size_px wide: the edge fades over it.
+        inside = (0.5 - outline * (size_px / 2)).clamp(0, 1)[:, :, None]
+        # The texture is painted on the object: it moves, turns and grows with it.
+        painted = _paint(looks, 1 + i, family, u * rest_size, v * rest_size)
+        frames = torch.lerp(frames, painted, inside)
+    return (frames * 255).round().clamp(0, 255).to(torch.uint8)

@@ -39,7 +39,8 @@ from torch import Tensor
 
 from stjepa_cli.core.types import ClipRef, ClipSpec
 from stjepa_cli.data.video import encode_video, read_clip
-from stjepa_cli.demo.synthetic import FPS, draw_clips
+from stjepa_cli.demo.scenes import draw_clips
+from stjepa_cli.demo.synthetic import FPS
 from stjepa_cli.store.frames import decode_clip, encode_clip
 from stjepa_cli.store.shard_format import checksum
 from tests.benchmarks.common import Row, interleave, parser, pin_to_one_core, ratio, report

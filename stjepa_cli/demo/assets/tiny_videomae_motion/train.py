@@ -19,8 +19,11 @@ from torch import Tensor
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.demo.synthetic import MOTIONS, FamilyName, draw_clips
+from stjepa_cli.demo.motions import SCENES
+from stjepa_cli.demo.patterns import FamilyName
+from stjepa_cli.demo.scenes import draw_clips
 
+CLASSES = tuple(motion.name for motion in SCENES["8"].motions)
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEED, NUM_CLIPS, NUM_STEPS, BATCH_SIZE, PEAK_LR = 0, 12_000, 1_600, 64, 2e-3
@@ -48,8 +51,8 @@ def model() -> VideoMAEForVideoClassification:
         intermediate_size=4 * WIDTH,
         initializer_range=0.1,
         use_mean_pooling=True,
-        label2id={name: i for i, name in enumerate(MOTIONS)},
-        id2label=dict(enumerate(MOTIONS)),
+        label2id={name: i for i, name in enumerate(CLASSES)},
+        id2label=dict(enumerate(CLASSES)),
     )
     return VideoMAEForVideoClassification(config)
 
