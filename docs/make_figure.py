@@ -22,8 +22,10 @@ from torch import Tensor
 
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.video import encode_video, read_clip
+from stjepa_cli.demo.motions import SCENES
 from stjepa_cli.demo.run import TEACHER
-from stjepa_cli.demo.synthetic import FPS, MOTIONS, draw_clips
+from stjepa_cli.demo.scenes import draw_clips
+from stjepa_cli.demo.synthetic import FPS
 from stjepa_cli.models.checkpoint import newest_checkpoint
 from stjepa_cli.models.student import load_student
 from stjepa_cli.teachers.base import open_teacher
@@ -65,7 +67,8 @@ def _rows(checkpoint: Path) -> dict[str, list[Tensor]]:
     with torch.inference_mode():
         targets = component_colours(teacher.encode(clips))[0]
         answers = _matched(component_colours(student(clips))[0], targets)
-    shown = [int(i) for name in SHOWN for i in (labels == MOTIONS.index(name)).nonzero()[:CLIPS_EACH]]
+    motions = [motion.name for motion in SCENES["8"].motions]
+    shown = [int(i) for name in SHOWN for i in (labels == motions.index(name)).nonzero()[:CLIPS_EACH]]
     return {
         "video": [clips[i][:: student.spec.tubelet] for i in shown],
         "teacher": [blocks(targets[i], student.spec) for i in shown],
