@@ -86,10 +86,10 @@ def build(request: BuildRequest, runtime: Runtime = Runtime()) -> BuildResult:
         CacheError: The cache that is there belongs to something else, or another process is building this part of it.
         StjepaError: The disk has no room.
     """
+    if request.overwrite and is_local(request.cache) and Replacement.is_due(request.cache):
+        return _build_beside(request, runtime)
     if not (request.overwrite and LatentStore.exists(request.cache)):
         return _build(Job(request, runtime))
-    if is_local(request.cache):
-        return _build_beside(request, runtime)
     job = Job(request, runtime)
     _check_request(job)  # an object store cannot rename a folder: all that can be checked is checked before the old one goes
     with holding(work_folder(request.cache) / "lock", range(CREATION), f"the cache {request.cache}"):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.progress import Progress
-from stjepa_cli.store.folder import foreign_files, replace_cache, work_folder
+from stjepa_cli.store.folder import cache_exists, foreign_files, replace_cache, work_folder
 from stjepa_cli.store.locks import CREATION, holding
 
 NUM_NAMED = 3
@@ -33,7 +33,15 @@ class Replacement:
         self.new = self.old.with_name(f"{self.old.name}.overwrite")
         self._check()
 
+    @staticmethod
+    def is_due(path: Path) -> bool:
+        """Return whether there is an old cache at a path, or a new one whose swap was interrupted."""
+        real = path.resolve()
+        return cache_exists(real) or cache_exists(real.with_name(f"{real.name}.overwrite"))
+
     def _check(self) -> None:
+        if not self.old.exists():  # a kill in the middle of a swap
+            return
         if not (self.old / "clips.jsonl").is_file():
             raise CacheError(f"{self.old} is not a cache of stjepa", fix="Choose another --cache, or empty that folder yourself.")
         if os.path.ismount(self.old):
@@ -55,7 +63,7 @@ class Replacement:
             StjepaError: The folders cannot be renamed; both are as they were.
         """
         self._check()
-        with self._held():
+        with self._held() if self.old.exists() else nullcontext():
             left = replace_cache(self.old, self.new)
         if left:
             progress.note(left)

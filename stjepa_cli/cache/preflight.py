@@ -79,7 +79,7 @@ def preflight(
         deep: Decode every listed video instead of a small sample of each data set.
         runtime: Decoding threads, and the receiver of progress.
     """
-    checks = [_ffmpeg(), _gpu()]
+    checks = [_ffmpeg(), check_gpu()]
     num_train = NUM_SSV2_TRAIN  # a size to plan with until there is a list
     for name, root in (("ssv2", ssv2), ("ucf101", ucf101)):
         try:
@@ -103,7 +103,7 @@ def _ffmpeg() -> Check:
         return Check("ffmpeg", False, _plain(error), error.fix or "")
 
 
-def _gpu() -> Check:
+def check_gpu() -> Check:
     """Describe the GPU; its absence is no failure, because everything runs on the CPU, only not at full size."""
     if not torch.cuda.is_available():
         return Check("gpu", True, "no CUDA GPU: everything runs on the CPU, with the teacher hog and the presets tiny and small")

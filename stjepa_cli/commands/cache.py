@@ -176,7 +176,7 @@ def _description(result: BuildResult | DryRun) -> dict[str, object]:
     return {
         "cache": result.cache,
         "teacher": f"{result.teacher} (licence {result.licence})",
-        "clips": f"{result.clips:,}{views} in {result.shards:,} shards, latents {tokens:,} x {channels} {result.dtype}{frames}",
+        "clips": f"{result.clips:,}{views} in {result.shards:,} shard{'s' * (result.shards != 1)}, latents {tokens:,} x {channels} {result.dtype}{frames}",
         "size": console.megabytes(result.bytes),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -165,10 +166,10 @@ def foreign_files(path: Path) -> list[str]:
 
 
 def replace_cache(old: Path, new: Path) -> str | None:
-    """Put a finished cache in the place of another and remove that one; a kill at any time loses neither.
+    """Put a finished cache in the place of another and remove that one; a kill at any time loses neither, and calling again resumes.
 
     Args:
-        old: The cache to replace, a real folder (no symbolic link).
+        old: The cache to replace, a real folder (no symbolic link); it is gone if a kill stopped an earlier call.
         new: The cache that takes its place, on the same file system.
 
     Returns:
@@ -178,18 +179,21 @@ def replace_cache(old: Path, new: Path) -> str | None:
         StjepaError: The folders cannot be renamed; both are as they were.
     """
     with storage_errors(old):
-        gone = Path(tempfile.mkdtemp(prefix=f"{old.name}.replaced.", dir=old.parent))
-        old.rename(gone)  # a folder may take the name of an empty one
+        gone = Path(tempfile.mkdtemp(prefix=f".{old.name}.replaced.", dir=old.parent))
+        if old.exists():
+            old.rename(gone)  # a folder may take the name of an empty one
         try:
             new.rename(old)
         except OSError:
             gone.rename(old)
             raise
         sync(old.parent)
-    try:
-        shutil.rmtree(gone)
-    except OSError as error:
-        return f"the old cache is in {gone} and could not be removed entirely ({error.strerror})"
+    for place in sorted(old.parent.glob(f".{glob.escape(old.name)}.replaced.*")):  # of this call, and of one that was killed
+        try:
+            if not foreign_files(place):
+                shutil.rmtree(place)
+        except OSError as error:
+            return f"the old cache is in {place} and could not be removed entirely ({error.strerror})"
     return None
 
 

@@ -203,6 +203,18 @@ def test_an_overwrite_that_is_stopped_keeps_the_old_cache_and_resumes(request_: 
     assert LatentStore.open(request_.cache).header.rows_per_shard == 4
 
 
+def test_an_overwrite_that_is_killed_between_the_two_renames_is_completed_by_the_same_command(
+    request_: BuildRequest, tmp_path: Path
+) -> None:
+    build(request_.replace(limit=3))
+    build(request_.replace(cache=tmp_path / "cache.overwrite"))
+    whole = files(tmp_path / "cache.overwrite")
+    (tmp_path / "cache").rename(tmp_path / ".cache.replaced.abc")
+    assert build(request_.replace(overwrite=True)).written == 0
+    assert files(request_.cache) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 def test_an_overwrite_follows_a_symbolic_link_and_leaves_it(request_: BuildRequest, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     build(request_.replace(cache=tmp_path / "disk" / "real", limit=3))
@@ -254,7 +266,7 @@ def test_what_cannot_be_removed_of_the_old_cache_is_named_and_the_new_one_is_in_
         assert build(request_.replace(overwrite=True), listener).written == 12
     assert "could not be removed entirely (Permission denied)" in listener.notes[-1]
     assert verify(request_.cache, level="full").ok
-    for left in tmp_path.glob("cache.replaced.*/latents/c/0/0"):
+    for left in tmp_path.glob(".cache.replaced.*/latents/c/0/0"):
         left.chmod(0o700)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stjepa_cli.cache import preflight as preflight_module
-from stjepa_cli.cache.preflight import Check, PreflightReport, preflight
+from stjepa_cli.cache.preflight import Check, PreflightReport, check_gpu, preflight
 from stjepa_cli.core.locations import Location
 from stjepa_cli.data.datasets.base import open_dataset
 from tests.media import truncate, upload, write_audio_only, write_empty
@@ -153,14 +152,14 @@ def test_a_teacher_that_is_not_at_hand_is_not_fetched(tiny_ssv2: Path, tiny_ucf1
 
 def test_no_gpu_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = preflight_module._gpu()
+    found = check_gpu()
     assert found.ok
     assert "CPU" in found.detail
 
 
 @pytest.mark.cuda
 def test_a_gpu_is_named_with_its_memory() -> None:
-    found = preflight_module._gpu()
+    found = check_gpu()
     assert found.ok
     assert torch.cuda.get_device_name(0) in found.detail
     assert "GB" in found.detail
