@@ -173,10 +173,11 @@ def _description(result: BuildResult | DryRun) -> dict[str, object]:
     tokens, channels = result.latents
     views = f" x {result.views} views" if result.views > 1 else ""
     frames = " and frames" if result.frames else ""
+    shards = "1 shard" if result.shards == 1 else f"{result.shards:,} shards"
     return {
         "cache": result.cache,
         "teacher": f"{result.teacher} (licence {result.licence})",
-        "clips": f"{result.clips:,}{views} in {result.shards:,} shard{'s' * (result.shards != 1)}, latents {tokens:,} x {channels} {result.dtype}{frames}",
+        "clips": f"{result.clips:,}{views} in {shards}, latents {tokens:,} x {channels} {result.dtype}{frames}",
         "size": console.megabytes(result.bytes),
     }
 
