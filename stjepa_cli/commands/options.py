@@ -25,3 +25,4 @@ UCF101Root = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that decode videos.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Clips per forward pass of the encoder.")]

@@ -28,11 +28,11 @@ from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.demo.layouts import write_ssv2, write_ucf101
 from stjepa_cli.demo.scenes import GeneratedClips
 from stjepa_cli.encoders.base import Encoder
-from stjepa_cli.encoders.feature_store import Extraction
+from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
-from stjepa_cli.evaluation.compare import intervals_of
 from stjepa_cli.evaluation.evaluate import evaluate
+from stjepa_cli.evaluation.intervals import intervals_of
 from stjepa_cli.evaluation.report import write_report
 from stjepa_cli.models.checkpoint import checkpoint_path
 from stjepa_cli.teachers.base import open_teacher
@@ -155,8 +155,8 @@ def _score(out: Path, ucf101: Path, teacher: str, steps: int, recipe: Recipe, pr
     scored = {}
     for name, encoder in encoders.items():
         dataset = open_dataset("ucf101", ucf101)
-        extraction = Extraction(recipe.pool, batch_size=64, workers=2)
-        result = evaluate(encoder, dataset, extraction, device=device, seed=recipe.seed, progress=progress)
+        runtime = Runtime(workers=2, batch_size=64, progress=progress)
+        result = evaluate(encoder, dataset, Extraction(recipe.pool), seed=recipe.seed, runtime=runtime)
         write_report(result, out / "reports" / name.replace(" ", "_"), intervals=intervals_of((result,), recipe.seed))
         scored[name] = result.to_json()
     return scored

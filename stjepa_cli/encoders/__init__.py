@@ -1,6 +1,6 @@
-"""Anything that turns a video into features: students, teachers and pixels behind one protocol.
+"""Frozen encoders behind one protocol: students, teachers and raw pixels.
 
-What lives here: encoders, a name resolved to an encoder, features and their store, fitted heads.
-What does not: scores (`evaluation/`).
+What lives here: the protocol, its implementations, names resolved to encoders, features and where they are kept, fitted heads.
+What does not: probes and scores (`evaluation/`).
 May import: `data`, `models`, `teachers`, `store`, `core`.
 """

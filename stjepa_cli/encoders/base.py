@@ -1,4 +1,4 @@
-"""Frozen encoders, and the features that they give of videos."""
+"""The protocol of a frozen encoder, and the features that one computes from videos."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stjepa_cli.core.errors import VideoError
 from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec, TokenGrid
 from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.data.eval_clips import EvalClips
@@ -18,40 +19,66 @@ from stjepa_cli.data.video import read_clips
 
 POOLS = ("mean", "time", "tokens")
 
-Decoded = tuple[VideoItem, Tensor | VideoError]
-"""A video and its clips uint8 (C, T, 3, S, S), later their features (C, F), or why there are none."""
+EncodedVideo = tuple[VideoItem, Tensor | VideoError]
+"""A video with its features (C, F), or tokens (C, N, D), one row per clip; or with the reason why there are none."""
 
 
 class Encoder(Protocol):
-    """A frozen model that is scored."""
+    """A frozen model that can be scored."""
 
     @property
     def name(self) -> str:
-        """What is scored: a checkpoint's path, a teacher's name."""
+        """The path of a checkpoint, the name of a teacher, or the name of a baseline."""
 
     @property
     def clip(self) -> ClipSpec:
-        """The clips that it takes."""
+        """The clips that the encoder takes."""
 
     @property
     def grid(self) -> TokenGrid:
-        """The lattice of its tokens."""
+        """The token grid of a clip."""
 
     @property
     def digest(self) -> str:
-        """What decides its tokens: sha256 over weights and geometry, 64 hex digits; not its name, not where it lies."""
+        """sha256 over weights and geometry, 64 hex digits. Neither the name nor the path is part of it."""
 
     @property
     def layer(self) -> int | None:
-        """Number of the block whose tokens it gives, None for those that it ends with."""
+        """Number of the block whose tokens are returned, or None for the output of the encoder."""
 
     def encode(self, clips: Tensor) -> Tensor:
-        """Clips uint8 (B, T, 3, S, S) to tokens float (B, N, D)."""
+        """Encode clips uint8 (B, T, 3, S, S) into float tokens (B, N, D)."""
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """Facts about an encoder that are known without loading its weights.
+
+    Attributes:
+        name: The name of the encoder.
+        clip: The clips that it takes, or None if that is not known yet.
+        num_blocks: The number of blocks of a student, or None if the encoder is not a student.
+    """
+
+    name: str
+    clip: ClipSpec | None
+    num_blocks: int | None = None
+
+    @property
+    def is_student(self) -> bool:
+        """True for checkpoints, exports, and the untrained student."""
+        return self.num_blocks is not None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that could not be used: its name in the lists, why, and on which side of a split."""
+    """A video that could not be used.
+
+    Attributes:
+        id: The name of the video in the lists.
+        error: The reason.
+        side: The side of the split, `train` or `test`, or an empty string.
+    """
 
     id: str
     error: str
@@ -59,39 +86,37 @@ class Failure:
 
 
 def encode_videos(
-    encoder: Encoder,
-    items: Sequence[VideoItem],
-    plan: EvalClips,
-    *,
-    pool: str = "mean",
-    batch_size: int = 8,
-    workers: int = 2,
-    device: torch.device,
-) -> Iterator[Decoded]:
-    """Features of videos, in their order: (C, F) of each, a row a clip (or tokens, (C, N, D)), or why there are none.
+    encoder: Encoder, items: Sequence[VideoItem], eval_clips: EvalClips, *, pool: str = "mean", runtime: Runtime = Runtime()
+) -> Iterator[EncodedVideo]:
+    """Decode and encode videos, and yield their features in the order of `items`.
 
     Args:
-        encoder: on `device`.
-        items: videos.
-        plan: which clips of each.
-        pool: how the tokens of a clip become its features, one of `POOLS`.
-        batch_size: clips that the encoder sees at once.
-        workers: threads that decode; the clips of at most `batch_size / C + 2 * workers` videos wait in memory.
-        device: where the encoder is.
+        encoder: A frozen encoder on the device of `runtime`.
+        items: The videos.
+        eval_clips: The clips to cut from each video.
+        pool: How the tokens of a clip become its features, one of `POOLS`.
+        runtime: Device, batch size and decoding threads. At most `batch_size / C + 2 * workers` decoded videos wait in memory.
     """
-    waiting: list[Decoded] = []
+    waiting: list[EncodedVideo] = []
     num_clips = 0
-    for item, clips in _decoded(encoder.clip, items, plan, workers, batch_size):
+    for item, clips in _decode(encoder.clip, items, eval_clips, runtime):
         waiting.append((item, clips))
         num_clips += len(clips) if isinstance(clips, Tensor) else 0
-        if num_clips >= batch_size:
-            yield from _encoded(encoder, waiting, pool, batch_size, device)
+        if num_clips >= runtime.batch_size:
+            yield from _encode(encoder, waiting, pool, runtime)
             waiting, num_clips = [], 0
-    yield from _encoded(encoder, waiting, pool, batch_size, device)
+    yield from _encode(encoder, waiting, pool, runtime)
 
 
 def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
-    """Tokens (B, N, D) to float32 features: `mean` (B, D), `time` (B, t * D); or as they are in float16: `tokens` (B, N, D)."""
+    """Pool tokens (B, N, D) into features.
+
+    Args:
+        tokens: Tokens in (t, h, w) order.
+        grid: The token grid.
+        pool: `mean` gives float32 (B, D), `time` averages over space only and gives float32 (B, t * D), and `tokens` keeps all
+            tokens as float16 (B, N, D).
+    """
     if pool == "tokens":
         return tokens.half()
     if pool == "time":
@@ -99,25 +124,27 @@ def pooled(tokens: Tensor, grid: TokenGrid, pool: str) -> Tensor:
     return tokens.float().mean(dim=1)
 
 
-def _decoded(spec: ClipSpec, items: Sequence[VideoItem], plan: EvalClips, workers: int, batch_size: int) -> Iterator[Decoded]:
-    """Each video's clips, or why there are none."""
+def _decode(spec: ClipSpec, items: Sequence[VideoItem], eval_clips: EvalClips, runtime: Runtime) -> Iterator[EncodedVideo]:
+    """Yield each video with its clips uint8 (C, T, 3, S, S), or with the error."""
 
-    def read(item: VideoItem) -> Decoded:
+    def read(item: VideoItem) -> EncodedVideo:
         try:
-            return item, read_clips(item.path, spec, plan)
+            return item, read_clips(item.path, spec, eval_clips)
         except VideoError as error:
             return item, error
 
-    return ordered_map(read, items, num_workers=workers, look_ahead=-(-batch_size // plan.num_clips) + 2 * workers)
+    look_ahead = -(-runtime.batch_size // eval_clips.num_clips) + 2 * runtime.workers
+    return ordered_map(read, items, num_workers=runtime.workers, look_ahead=look_ahead)
 
 
 @torch.inference_mode()
-def _encoded(encoder: Encoder, videos: Sequence[Decoded], pool: str, batch_size: int, device: torch.device) -> list[Decoded]:
-    """Features of videos instead of their clips."""
-    found = [clips for _, clips in videos if isinstance(clips, Tensor)]
-    if not found:
+def _encode(encoder: Encoder, videos: Sequence[EncodedVideo], pool: str, runtime: Runtime) -> list[EncodedVideo]:
+    """Replace the clips of each video by their features."""
+    decoded = [clips for _, clips in videos if isinstance(clips, Tensor)]
+    if not decoded:
         return list(videos)
-    batches = torch.split(torch.cat(found), batch_size)
+    device = runtime.torch_device
+    batches = torch.split(torch.cat(decoded), runtime.batch_size)
     rows = torch.cat([pooled(encoder.encode(batch.to(device)), encoder.grid, pool).cpu() for batch in batches])
-    features = iter(torch.split(rows, [len(clips) for clips in found]))
+    features = iter(torch.split(rows, [len(clips) for clips in decoded]))
     return [(item, next(features) if isinstance(clips, Tensor) else clips) for item, clips in videos]

@@ -1,4 +1,4 @@
-"""Frozen features of a set of videos: what a probe is fitted on and scored on."""
+"""Frozen features of a set of videos, the input of every probe."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Features:
     Attributes:
         values: float32 (R, F), finite.
         labels: int64 (R,), class numbers.
-        groups: R names of what must never be split between fitting and choosing (videos cut from one source).
-        ids: R names of videos.
-        tokens: float16 or float32 (R, C * N, D) for the probes that look at single tokens, the clips of a video side
-            by side; may be mapped from a file.
-        clips: float32 (R, C, F), whose mean over C clips is `values`; None where a video has one.
+        groups: Names of the R sources that the videos were cut from. A group is never split between fitting and choosing.
+        ids: Names of the R videos.
+        tokens: float16 or float32 (R, C * N, D) for the probes that take single tokens, with the clips of a video side by side.
+            They may be mapped from a file.
+        clips: float32 (R, C, F), whose mean over the C clips is `values`, or None if each video has one clip.
 
     Raises:
-        StjepaError: shapes that do not agree, or a value that is not finite; the message names the first video.
+        StjepaError: Shapes disagree, or a value is not finite. The message names the first such video.
     """
 
     values: Tensor
@@ -54,13 +54,13 @@ class Features:
         self._refuse(~self.values.isfinite().all(dim=1).cpu())
 
     def refuse_broken_tokens(self) -> None:
-        """Look at every token, which takes a while.
+        """Check every token, which takes a while.
 
         Raises:
-            StjepaError: one is not finite; the message names the first video.
+            StjepaError: A token is not finite. The message names the first such video.
         """
         if self.tokens is not None and len(self):
-            parts = torch.split(self.tokens, rows_of(self.tokens))
+            parts = torch.split(self.tokens, rows_per_chunk(self.tokens))
             self._refuse(torch.cat([~part.isfinite().flatten(1).all(dim=1).cpu() for part in parts]))
 
     def _refuse(self, broken: Tensor) -> None:
@@ -76,11 +76,11 @@ class Features:
 
     @property
     def num_clips(self) -> int:
-        """C, clips of each video."""
+        """C, the number of clips of each video."""
         return 1 if self.clips is None else self.clips.shape[1]
 
     def by_clip(self) -> Features:
-        """Each clip as a row of its own, the clips of a video one after the other: R * C rows, with the groups of their videos."""
+        """Return R * C rows, one per clip, with the clips of a video one after the other and the group of their video."""
         count = self.num_clips
         if self.clips is None or count == 1:
             return self
@@ -90,17 +90,17 @@ class Features:
         return Features(self.clips.flatten(0, 1), self.labels.repeat_interleave(count), groups, ids, tokens)
 
     def rows(self, index: Tensor) -> Features:
-        """The rows at `index`, int64 (K,) on the CPU."""
+        """Return the rows at `index`, int64 (K,) on the CPU."""
         places = index.tolist()
         groups, ids = (tuple(names[i] for i in places) for names in (self.groups, self.ids))
         tokens, clips = (None if part is None else part[index] for part in (self.tokens, self.clips))
         return Features(self.values[index], self.labels[index], groups, ids, tokens, clips)
 
     def by_id(self) -> Tensor:
-        """int64 (R,): where the rows are, in the order of their ids."""
+        """Return int64 (R,), the indices that sort the rows by id."""
         return torch.tensor(sorted(range(len(self)), key=lambda row: self.ids[row]), dtype=torch.int64)
 
 
-def rows_of(tokens: Tensor) -> int:
-    """How many rows of tokens (R, L, D) are looked at at once."""
+def rows_per_chunk(tokens: Tensor) -> int:
+    """Return how many rows of tokens (R, L, D) to process at once."""
     return max(1, NUMBERS_AT_ONCE // math.prod(tokens.shape[1:]))

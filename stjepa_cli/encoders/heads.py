@@ -1,4 +1,4 @@
-"""What a probe has fitted, as a thing of its own: features in, shares of belief in classes out; saved for plain inference."""
+"""Fitted classifiers on frozen features: class probabilities from features, saved for `stjepa infer video`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _MAKE = "Type `stjepa infer ucf101 --save-head`, or another data set, to make on
 
 @dataclass(frozen=True)
 class HeadCard:
-    """What a head belongs to.
+    """The encoder, clips and classes that a head was fitted for.
 
     Attributes:
-        encoder: name of the frozen encoder.
-        encoder_digest: of its weights; a head is of no use with others.
-        clip: the clips that the encoder takes.
-        features: how its tokens became features: `mean`, `time`, or `tokens`.
-        classes: C names, in the order of class numbers.
-        plan: which clips of a video were scored, `16x5x3`.
-        sampling, stride: how their frames were taken, where not as the clips that the encoder takes.
-        layer: block of the encoder that gave the tokens, None for its own.
+        encoder: Name of the frozen encoder.
+        encoder_digest: Digest of its weights. A head does not work with other weights.
+        clip: The clips that the encoder takes.
+        features: How tokens became features: `mean`, `time`, or `tokens`.
+        classes: Names of the C classes, in the order of their numbers.
+        plan: The clips of a video that were scored, `16x5x3`.
+        sampling: How their frames were sampled, or None for the sampling of the encoder.
+        stride: Frames between two taken ones, or None for the stride of the encoder.
+        layer: Block of the encoder that gave the tokens, or None for its output.
     """
 
     encoder: str
@@ -60,12 +61,13 @@ class Head:
     """A fitted classifier on frozen features.
 
     Attributes:
-        kind: `linear` takes pooled features (R, F), `attentive` tokens (R, L, D).
-        weights: `weight` (C', F) and `bias` (C',), or those of `pooling` without a leading axis.
-        mean, std: float32 (F,) or (D,), what features are standardised with.
-        labels: int64 (C',), the class number of each output: classes that were not in train are never its answer.
+        kind: `linear` takes pooled features (R, F), `attentive` takes tokens (R, L, D).
+        weights: `weight` (C', F) and `bias` (C',) of a linear head, or the weights of `models.attentive` without a leading axis.
+        mean: float32 (F,) or (D,), subtracted from features.
+        std: float32 (F,) or (D,), that features are divided by afterwards.
+        labels: int64 (C',), the class number of each output. Classes that train lacks are never predicted.
         num_classes: C.
-        card: what it belongs to; None until someone who knows says so.
+        card: The encoder, clips and classes it was fitted for, or None before these are known.
     """
 
     kind: str
@@ -77,15 +79,15 @@ class Head:
     card: HeadCard | None = None
 
     def to(self, device: torch.device) -> Head:
-        """The same head, to compute on a device."""
+        """Return the same head on a device."""
         weights = {name: weight.to(device) for name, weight in self.weights.items()}
         return replace(self, weights=weights, mean=self.mean.to(device), std=self.std.to(device), labels=self.labels.to(device))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Class scores float32 (R, C) of features (R, F) or tokens (R, L, D); -inf for classes that were not in train.
+        """Return logits float32 (R, C) for features (R, F) or tokens (R, L, D), with -inf for classes that train lacks.
 
         Raises:
-            StjepaError: features of another shape.
+            StjepaError: The features have another shape.
         """
         num_axes, width = (2 if self.kind == "linear" else 3), len(self.mean)
         if features.ndim != num_axes or features.shape[-1] != width:
@@ -97,7 +99,7 @@ class Head:
         return logits
 
     def predict(self, features: Tensor) -> Tensor:
-        """Shares of belief that sum to 1: (C,) of one video's features (F,) or tokens (L, D), (R, C) of R videos'."""
+        """Return class probabilities: (C,) for one video with features (F,) or tokens (L, D), and (R, C) for R videos."""
         if features.ndim == (1 if self.kind == "linear" else 2):
             return self.logits(features[None]).softmax(dim=1)[0]
         return self.logits(features).softmax(dim=1)
@@ -117,10 +119,10 @@ class Head:
 
 
 def save_head(path: Path, head: Head) -> None:
-    """Write a head to a safetensors file that is either there and whole, or not there.
+    """Write a head to a safetensors file, atomically.
 
     Raises:
-        StjepaError: the head has no card or one of another number of classes, or the disk cannot be written.
+        StjepaError: The head has no card or a card with another number of classes, or the disk cannot be written.
     """
     if head.card is None or len(head.card.classes) != head.num_classes:
         got = "no card" if head.card is None else f"{len(head.card.classes)} names"
@@ -130,15 +132,15 @@ def save_head(path: Path, head: Head) -> None:
 
 
 def load_head(path: Path, encoder: str, encoder_digest: str) -> Head:
-    """Read a head for an encoder.
+    """Read a head and check that it was fitted on an encoder.
 
     Args:
-        path: what `save_head` wrote.
-        encoder: name of the encoder at hand, for the message.
-        encoder_digest: of its weights.
+        path: A file that `save_head` wrote.
+        encoder: Name of the encoder, for the error message.
+        encoder_digest: Digest of the encoder.
 
     Raises:
-        CheckpointError: missing, truncated, no head, or fitted on another encoder; the message names both.
+        CheckpointError: The file is missing, truncated or not a head, or it was fitted on another encoder; the message names both.
     """
     header = _read_header(path)
     card = header.card
@@ -159,7 +161,7 @@ def load_head(path: Path, encoder: str, encoder_digest: str) -> Head:
 
 
 def _check(head: Head, path: Path) -> None:
-    """Refuse a head whose parts do not fit each other."""
+    """Raise a CheckpointError if the parts of a head do not fit each other."""
     found = {name: tuple(tensor.shape) for name, tensor in head.weights.items()} | {"std": tuple(head.std.shape)}
     width, num_labels = len(head.mean), len(head.labels)
     if head.kind == "linear":
@@ -182,10 +184,10 @@ def _check(head: Head, path: Path) -> None:
 
 
 def read_card(path: Path) -> HeadCard:
-    """What a saved head belongs to, without loading a tensor.
+    """Read the card of a saved head, without loading a tensor.
 
     Raises:
-        CheckpointError: missing, truncated, or no head.
+        CheckpointError: The file is missing, truncated, or not a head.
     """
     return _read_header(path).card
 

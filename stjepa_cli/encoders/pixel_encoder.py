@@ -1,4 +1,4 @@
-"""The raw-pixel baseline: what a probe finds in a clip of 4 x 16 x 16 grey values, without any encoder."""
+"""The raw-pixel baseline: a clip averaged down to 4 x 16 x 16 grey values, without a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class PixelEncoder:
-    """An encoder whose only token of a clip is the clip itself, made small: (B, 1, 1024), grey values 0 to 1.
+    """An encoder whose only token (B, 1, 1024) is the downsampled clip itself, with grey values from 0 to 1.
 
     Args:
-        clip: the clips that it takes, those of what it is compared with.
+        clip: The clips that it takes, usually those of the encoder that it is compared with.
     """
 
     name = "pixels"
@@ -27,11 +27,11 @@ class PixelEncoder:
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides its tokens."""
+        """sha256 over the settings, 64 hex digits."""
         return digest({"pixels": SHAPE, "clip": str(self.clip), "stride": self.clip.stride})
 
     def encode(self, clips: Tensor) -> Tensor:
-        """Clips uint8 (B, T, 3, S, S) to the means of equal blocks of time and space."""
+        """Average clips uint8 (B, T, 3, S, S) over equal blocks of time and space."""
         colours = clips.float() / 255
         grey = (colours * colours.new_tensor(LUMA).view(3, 1, 1)).sum(dim=2)
         return F.adaptive_avg_pool3d(grey.unsqueeze(1), SHAPE).flatten(1).unsqueeze(1)

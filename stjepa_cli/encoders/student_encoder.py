@@ -19,9 +19,9 @@ class StudentEncoder:
     """A student as an encoder.
 
     Args:
-        student: frozen.
-        name: what it is called.
-        layer: of `Student.forward_features`, None for the student's own tokens.
+        student: A frozen student.
+        name: The name that is shown, usually the path of the checkpoint.
+        layer: Block whose tokens are returned, counted from 1 or, if negative, from the end. None returns the output of the student.
     """
 
     def __init__(self, student: Student, name: str, layer: int | None = None) -> None:
@@ -31,19 +31,21 @@ class StudentEncoder:
 
     @classmethod
     def open(cls, path: Path, device: torch.device) -> StudentEncoder:
-        """The student of a checkpoint.
+        """Load the student of a checkpoint.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another shape.
+            CheckpointError: The checkpoint is missing, damaged, or of another shape.
         """
         return cls(load_student(path, device)[0], str(path))
 
     @property
     def grid(self) -> TokenGrid:
+        """The token grid of a clip."""
         return self.clip.grid
 
-    @cached_property  # it is frozen, and hashing takes as long as some videos
+    @cached_property  # the student is frozen, and hashing takes as long as encoding a few videos
     def digest(self) -> str:
+        """sha256 over weights, sizes and clip geometry, 64 hex digits."""
         tensors = self.student.state_dict() | {name: self.student.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
         weights = hashlib.sha256()
         for name in sorted(tensors):
@@ -53,5 +55,6 @@ class StudentEncoder:
         return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": weights.hexdigest()})
 
     def encode(self, clips: Tensor) -> Tensor:
+        """Encode clips uint8 (B, T, 3, S, S) into tokens (B, N, D)."""
         with autocast(clips.device):
             return self.student.forward_features(clips, self.layer or -1)

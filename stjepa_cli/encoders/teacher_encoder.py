@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TeacherEncoder:
-    """A teacher as an encoder: what the student is held against."""
+    """A teacher as an encoder, to compare students with."""
 
     layer = None
 
@@ -23,10 +23,12 @@ class TeacherEncoder:
 
     @property
     def grid(self) -> TokenGrid:
+        """The token grid of a clip."""
         return self.clip.grid
 
     @property
     def digest(self) -> str:
+        """sha256 over weights, settings and clip geometry, 64 hex digits."""
         card = self.teacher.card
         weights: dict[str, object] = {"weights": card.weights_digest, "settings": card.settings_digest}
         if card.layers is not None:
@@ -34,5 +36,6 @@ class TeacherEncoder:
         return digest({"teacher": card.kind, **weights, "dim": card.dim, "clip": to_dict(card.clip)})
 
     def encode(self, clips: Tensor) -> Tensor:
+        """Encode clips uint8 (B, T, 3, S, S) into tokens (B, N, E)."""
         tokens: Tensor = self.teacher.encode(clips)
         return tokens

@@ -1,71 +1,78 @@
-"""Several encoders on several splits in one table, with intervals, and with what it takes to make it again."""
+"""Several encoders on one or several splits, in one table with intervals."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import Dataset
-from stjepa_cli.encoders.base import Encoder
+from stjepa_cli.encoders.base import Encoder, EncoderCard
+from stjepa_cli.encoders.extraction import DEFAULT, Extraction
 from stjepa_cli.encoders.feature_store import FeatureStore
-from stjepa_cli.evaluation.confusion import best
-from stjepa_cli.evaluation.evaluate import PROTOCOLS, EvaluationResult, Settings, score, suited_probes
+from stjepa_cli.evaluation.evaluate import PROTOCOLS, Settings, check_protocols, score
+from stjepa_cli.evaluation.intervals import RESAMPLES, Interval, intervals_of
+from stjepa_cli.evaluation.results import EvaluationResult
 
 ALL = "all"
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 
-Open = Callable[[ClipSpec | None], Encoder]
-"""Opens an encoder; is given the clips of the first one, for those that take any."""
+
+class EncoderSource(Protocol):
+    """An encoder that is not loaded yet, usually a `NamedEncoder`."""
+
+    def card(self, clip: ClipSpec | None = None) -> EncoderCard:
+        """Return what is known without loading weights; `clip` is for the encoders that take any clips."""
+
+    def open(self, device: torch.device, clip: ClipSpec | None = None) -> Encoder:
+        """Load the encoder; `clip` is for the encoders that take any clips."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One encoder.
+    """The results of one encoder.
 
     Attributes:
-        results: one for each split.
-        intervals: 95 % bootstrap interval over test videos of the first figure of each protocol; of the mean over the splits.
+        results: One result for each split.
+        intervals: 95 % bootstrap interval of the first metric of each protocol, as a mean over the splits.
     """
 
     results: tuple[EvaluationResult, ...]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, Interval]
 
     @property
     def encoder(self) -> str:
-        """Its name."""
-        return self.results[0].checkpoint
+        """Name of the encoder."""
+        return self.results[0].encoder
 
-    def figures(self) -> dict[str, dict[str, float]]:
-        """Each protocol's figures, means over the splits."""
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return the metrics of each protocol, as means over the splits."""
         return self._over_splits(statistics.fmean)
 
-    def interval(self, protocol: str) -> str:
-        """`[0.123, 0.456]`, for people."""
-        return "[{:.3f}, {:.3f}]".format(*self.intervals[protocol]) if protocol in self.intervals else ""
-
     def deviations(self) -> dict[str, dict[str, float]]:
-        """The sample deviation of each figure over the splits; nothing where there is one."""
+        """Return the sample deviation of each metric over the splits, or nothing if there is one split."""
         return self._over_splits(statistics.stdev) if len(self.results) > 1 else {}
+
+    def interval(self, protocol: str) -> str:
+        """Return an interval as text, `[0.123, 0.456]`, or an empty string."""
+        return "[{:.3f}, {:.3f}]".format(*self.intervals[protocol]) if protocol in self.intervals else ""
 
     def _over_splits(self, combine: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
         return {
             name: {
-                figure: combine([result.probes[name].figures[figure] for result in self.results])
-                for figure in probe.figures
-                if all(figure in result.probes[name].figures for result in self.results)  # few-shot: a split may lack videos
+                metric: combine([result.probes[name].metrics[metric] for result in self.results])
+                for metric in probe.metrics
+                if all(metric in result.probes[name].metrics for result in self.results)  # few-shot: a split may have too few videos
             }
             for name, probe in self.results[0].probes.items()
         }
 
     def to_json(self) -> dict[str, Any]:
-        """That of the only result; of several, means, deviations, and each result below `splits`."""
+        """Return plain values: the only result, or means and deviations with the results of all splits under `splits`."""
         intervals = {"intervals": {name: list(ends) for name, ends in self.intervals.items()}}
         if len(self.results) == 1:
             return self.results[0].to_json() | intervals
@@ -73,8 +80,8 @@ class ComparisonRow:
         return {
             "dataset": first.dataset,
             "split": ALL,
-            "checkpoint": first.checkpoint,
-            **self.figures(),
+            "checkpoint": first.encoder,
+            **self.metrics(),
             "deviations": self.deviations(),
             **intervals,
             "chance": first.chance,
@@ -84,51 +91,54 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, in the order in which it was named.
+    """The rows of a table, in the order in which the encoders were named.
 
     Attributes:
-        command: what makes it again, empty if no command made it.
+        rows: One row for each encoder.
+        command: The command that repeats the comparison, or an empty string.
     """
 
-    entries: tuple[ComparisonRow, ...]
+    rows: tuple[ComparisonRow, ...]
     command: str = ""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns and rows: each encoder, with the first figure of each protocol, its deviation over splits, and its interval."""
-        first = {name: next(iter(figures)) for name, figures in self.entries[0].figures().items()}
-        rows = []
-        for entry in self.entries:
-            figures, deviations = entry.figures(), entry.deviations()
-            cells = []
-            for name, figure in first.items():
-                around = f" ± {deviations[name][figure]:.4f}" if deviations else ""
-                cells.append(f"{figures[name][figure]:.4f}{around} {entry.interval(name)}".rstrip())
-            rows.append((entry.encoder, *cells))
-        return ("encoder", *(f"{name} {figure}" for name, figure in first.items())), rows
+        """Return column names and cells: the first metric of each protocol with its deviation over splits and its interval."""
+        first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
+        cells = []
+        for row in self.rows:
+            metrics, deviations = row.metrics(), row.deviations()
+            values = []
+            for name, metric in first.items():
+                deviation = f" ± {deviations[name][metric]:.4f}" if deviations else ""
+                values.append(f"{metrics[name][metric]:.4f}{deviation} {row.interval(name)}".rstrip())
+            cells.append((row.encoder, *values))
+        return ("encoder", *(f"{name} {metric}" for name, metric in first.items())), cells
 
     def to_json(self) -> dict[str, Any]:
-        """One entry as itself, several below `entries`."""
-        made = {"resamples": RESAMPLES, "command": self.command}
-        if len(self.entries) == 1:
-            return self.entries[0].to_json() | made
-        first = self.entries[0].to_json()
-        return {"dataset": first["dataset"], "split": first["split"], "entries": [entry.to_json() for entry in self.entries]} | made
+        """Return plain values: the only row, or all rows under `entries`."""
+        origin = {"resamples": RESAMPLES, "command": self.command}
+        if len(self.rows) == 1:
+            return self.rows[0].to_json() | origin
+        first = self.rows[0].to_json()
+        return {"dataset": first["dataset"], "split": first["split"], "entries": [row.to_json() for row in self.rows]} | origin
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What all encoders are scored by.
+    """What all encoders are scored on.
 
     Attributes:
-        dataset: labelled.
-        split: one of `dataset.pairs`, `all`, or None for the first.
-        protocols: names of probes.
-        limit: at most so many train and so many test videos of a split.
-        seed: of what the probes and the intervals draw.
-        settings: of protocols that are not to have their own, by name.
+        dataset: A labelled data set.
+        extraction: How features are extracted, and where they are kept.
+        split: One of `dataset.pairs`, `all`, or None for the first.
+        protocols: Names of probes.
+        limit: Use at most this many train and this many test videos of a split.
+        seed: Random seed of probes and bootstrap.
+        settings: Settings of protocols by name, where they differ from the defaults.
     """
 
     dataset: Dataset
+    extraction: Extraction = DEFAULT
     split: str | None = None
     protocols: tuple[str, ...] = PROTOCOLS
     limit: int | None = None
@@ -137,90 +147,57 @@ class ComparisonSettings:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those that are asked for."""
+        """Names of the splits."""
         return tuple(self.dataset.pairs) if self.split == ALL else (self.dataset.pair(self.split)[0],)
 
 
 def compare_encoders(
-    encoders: Sequence[Open], rules: ComparisonSettings, open_store: Callable[[Encoder], FeatureStore]
+    sources: Sequence[EncoderSource], settings: ComparisonSettings, runtime: Runtime = Runtime()
 ) -> Iterator[ComparisonRow]:
-    """Score encoders one after the other, so that only one is in memory; each entry is there before the next encoder is opened.
+    """Score encoders one after the other, and yield the row of each before the next one is loaded.
 
-    All that can be told without extracting is told first: where there are several, each is opened once for that.
+    Everything that headers tell is checked first, for all encoders. Each encoder is then loaded once, and only one is in memory. The
+    block of the extraction is taken from students; other encoders beside the first one give their output.
 
     Args:
-        encoders: that open them.
-        rules: by which.
-        open_store: of an encoder's features.
+        sources: The encoders. Those that take any clips get the clips of the first one.
+        settings: What they are scored on.
+        runtime: Device, batch size, decoding threads and progress.
 
     Raises:
-        StjepaError: as `evaluation.evaluate`.
+        StjepaError: As `evaluate`, or an encoder cannot be opened.
     """
-    splits = rules.splits
+    splits = settings.splits
+    clip, extractions = _check(sources, settings)
+    for source, extraction in zip(sources, extractions, strict=True):
+        yield _row(source.open(runtime.torch_device, clip), extraction, settings, splits, runtime)
+
+
+def _check(sources: Sequence[EncoderSource], settings: ComparisonSettings) -> tuple[ClipSpec | None, list[Extraction]]:
+    """Check all encoders by their headers, and return the clips of the first one and the extraction of each."""
     clip: ClipSpec | None = None
-    for open_encoder in encoders if len(encoders) > 1 else ():
-        clip = _suits(open_encoder, clip, rules, open_store)
-    for open_encoder in encoders:
-        entry, clip = _entry(open_encoder, clip, rules, splits, open_store)
-        yield entry
+    extractions = []
+    for i, source in enumerate(sources):
+        card = source.card(clip)
+        clip = card.clip if i == 0 else clip
+        extraction = settings.extraction if i == 0 or card.is_student else replace(settings.extraction, layer=None)
+        check_protocols(settings.protocols, card, extraction, settings.settings)
+        extractions.append(extraction)
+    return clip, extractions
 
 
-def _suits(open_encoder: Open, clip: ClipSpec | None, rules: ComparisonSettings, open_store: Callable[[Encoder], FeatureStore]) -> ClipSpec:
-    encoder = open_encoder(clip)
-    suited_probes(rules.protocols, open_store(encoder), rules.settings)
-    return clip or encoder.clip
-
-
-def _entry(
-    open_encoder: Open,
-    clip: ClipSpec | None,
-    rules: ComparisonSettings,
-    splits: Sequence[str],
-    open_store: Callable[[Encoder], FeatureStore],
-) -> tuple[ComparisonRow, ClipSpec]:
-    encoder = open_encoder(clip)
-    store = open_store(encoder)
+def _row(encoder: Encoder, extraction: Extraction, settings: ComparisonSettings, splits: Sequence[str], runtime: Runtime) -> ComparisonRow:
+    store = FeatureStore(encoder, settings.dataset.name, extraction, runtime)
     results = tuple(
-        score(store, rules.dataset, split=name, protocols=rules.protocols, limit=rules.limit, seed=rules.seed, settings=rules.settings)
+        score(
+            store,
+            settings.dataset,
+            split=name,
+            protocols=settings.protocols,
+            limit=settings.limit,
+            seed=settings.seed,
+            settings=settings.settings,
+        )
         for name in splits
     )
-    return ComparisonRow(results, intervals_of(results, rules.seed)), clip or encoder.clip
-
-
-def bootstrap(hits: Sequence[Tensor], ids: Sequence[Sequence[str]], seed: int) -> tuple[float, float]:
-    """The percentile interval of a share of hits, with videos drawn again with replacement 1,000 times (Efron, 1979).
-
-    Videos are drawn from all splits together: one that is in several is drawn for each of them.
-
-    Args:
-        hits: bool or float (R,) of each split; the share is the mean over the splits.
-        ids: the videos' names.
-        seed: of the draws; the same for every encoder, so that they are compared on the same draws.
-    """
-    places = {name: i for i, name in enumerate(dict.fromkeys(name for part in ids for name in part))}
-    rows = [torch.tensor([places[name] for name in part]) for part in ids]
-    generator, shares = torch.Generator().manual_seed(seed), []
-    for _ in range(RESAMPLES):
-        drawn = torch.bincount(torch.randint(len(places), (len(places),), generator=generator), minlength=len(places)).double()
-        counts = [drawn[part] for part in rows]
-        parts = [float(count @ part.double() / count.sum()) for count, part in zip(counts, hits, strict=True) if count.sum() > 0]
-        shares.append(sum(parts) / len(parts))
-    ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
-    low, high = torch.tensor(shares, dtype=torch.float64).quantile(ends).tolist()
-    return low, high
-
-
-def intervals_of(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[float, float]]:
-    """Of the first figure of each protocol."""
-    hits = {name: [_hits(result, name) for result in results] for name in results[0].probes}
-    ids = [result.ids for result in results]
-    return {name: bootstrap(parts, ids, seed) for name, parts in hits.items()}
-
-
-def _hits(result: EvaluationResult, protocol: str) -> Tensor:
-    """What each test video contributes to the first figure, float64 (R,)."""
-    probe = result.probes[protocol]
-    if probe.hits is not None:
-        return probe.hits.double()
-    assert probe.scores is not None  # a protocol has one or the other
-    return (best(probe.scores) == torch.tensor(result.truths)).double()
+    return ComparisonRow(results, intervals_of(results, settings.seed))

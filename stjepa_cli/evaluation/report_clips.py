@@ -1,4 +1,4 @@
-"""Test videos as pictures: what the hardest ones look like, and which train videos lie nearest to some of them."""
+"""Frames of test videos for a report: the most confident mistakes, and test videos beside their nearest train videos."""
 
 from __future__ import annotations
 
@@ -17,41 +17,40 @@ from stjepa_cli.data.sampling import evenly
 from stjepa_cli.data.video import read_clips
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.confusion import Mistake, percent, spread_over_classes
-from stjepa_cli.evaluation.probes.base import nearest
-from stjepa_cli.evaluation.probes.retrieval import centred
+from stjepa_cli.evaluation.probes.retrieval import rank
 from stjepa_cli.viz import html
 from stjepa_cli.viz.images import Sheet, Tile, encode_picture
 
-MAX_HARDEST, MAX_OF_A_CLASS = 12, 2
-MAX_FRAMES = 8  # of a contact sheet
+MAX_MISTAKES, MAX_PER_CLASS = 12, 2
+MAX_FRAMES = 8  # frames of one video
 FRAME_PX = 128
 NUM_QUERIES = 8
 NUM_NEIGHBOURS = 5
 NEIGHBOUR_PX = 160
-FEW = {MAX_FRAMES: 4, 1 + NUM_NEIGHBOURS: 3}  # in a row on a narrow screen
-DECODERS = 2  # threads; so many videos and as many again are open or waiting at a time
+NARROW_COLUMNS = {MAX_FRAMES: 4, 1 + NUM_NEIGHBOURS: 3}  # pictures in a row on a narrow screen
+DECODERS = 2  # threads; at most twice as many videos are decoded ahead
 
 
 @dataclass(frozen=True)
 class ShownVideos:
-    """Where frames come from.
+    """Videos that frames are decoded from.
 
     Attributes:
-        items: videos by id.
-        clip: how a clip is cut.
+        items: Videos by id.
+        clip: How a clip is cut.
     """
 
     items: Mapping[str, VideoItem]
     clip: ClipSpec
 
-    def sheets(self, ids: Iterable[str]) -> Iterator[Tensor | str]:
-        """Of each video up to 8 frames of its centre clip, uint8 (t, 3, S, S), or why there are none."""
+    def clip_frames(self, ids: Iterable[str]) -> Iterator[Tensor | str]:
+        """Yield up to 8 frames uint8 (t, 3, S, S) of the centre clip of each video, or the reason why there are none."""
         spec = replace(self.clip, size_px=FRAME_PX, patch_px=FRAME_PX)
         steps = evenly(range(spec.num_frames), MAX_FRAMES)
         return self._decoded(ids, spec, steps)
 
-    def middles(self, ids: Iterable[str]) -> Iterator[Tensor | str]:
-        """Of each video its middle frame, uint8 (1, 3, S, S), or why there is none."""
+    def middle_frames(self, ids: Iterable[str]) -> Iterator[Tensor | str]:
+        """Yield the middle frame uint8 (1, 3, S, S) of each video, or the reason why there is none."""
         spec = replace(self.clip, num_frames=1, tubelet=1, size_px=NEIGHBOUR_PX, patch_px=NEIGHBOUR_PX)
         return self._decoded(ids, spec, [0])
 
@@ -59,7 +58,7 @@ class ShownVideos:
         def frames(name: str) -> Tensor | str:
             try:
                 return read_clips(self.items[name].path, spec, ONE_CLIP)[0][steps]
-            except (StjepaError, OSError) as error:  # it was there when its features were made; the figures stand all the same
+            except (StjepaError, OSError) as error:  # it could be read when features were extracted, so the metrics are valid
                 return " ".join(str(error).split())
 
         return ordered_map(frames, ids, num_workers=DECODERS, look_ahead=2 * DECODERS)
@@ -70,11 +69,11 @@ class QueryNeighbours:
     """A test video and the train videos nearest to it.
 
     Attributes:
-        query: its id.
-        label: its class.
-        ids: those of its neighbours, the nearest first.
-        labels: their classes.
-        cosines: of their features with its own, each without the mean of its set.
+        query: The id of the test video.
+        label: The class of the test video.
+        ids: The ids of its neighbours, the nearest first.
+        labels: The classes of its neighbours.
+        cosines: The cosine similarities to its neighbours, after subtracting the mean of each set.
     """
 
     query: str
@@ -85,71 +84,71 @@ class QueryNeighbours:
 
     @property
     def num_right(self) -> int:
-        """Neighbours of its class."""
+        """Number of neighbours of the same class."""
         return sum(label == self.label for label in self.labels)
 
 
-def neighbourhoods(train: Features, test: Features) -> tuple[QueryNeighbours, ...]:
-    """Of up to 8 test videos, spread over the classes by a fixed rule, the 5 nearest train videos as in retrieval.
+def query_neighbours(train: Features, test: Features) -> tuple[QueryNeighbours, ...]:
+    """Return the 5 nearest train videos, as in retrieval, of up to 8 test videos that a fixed rule spreads over the classes.
 
     Args:
-        train: at least one row.
-        test: at least two, since their mean is subtracted.
+        train: At least one row.
+        test: At least two rows, because their mean is subtracted.
     """
-    gallery = replace(train, tokens=None, clips=None).rows(train.by_id())  # ties fall as in the protocol
+    gallery = replace(train, tokens=None, clips=None).rows(train.by_id())  # so that ties are broken as in the protocol
     rows = spread_over_classes(test.labels.tolist(), test.ids, NUM_QUERIES)
-    cosines, places = nearest(centred(test.values.cpu())[rows], centred(gallery.values.cpu()), NUM_NEIGHBOURS)
+    cosines, nearest = rank(gallery.values.cpu(), test.values.cpu(), NUM_NEIGHBOURS)
     found = []
-    for row, near, values in zip(rows, places.tolist(), cosines.tolist(), strict=True):
+    for row, near, values in zip(rows, nearest[rows].tolist(), cosines[rows].tolist(), strict=True):
         ids, labels = tuple(gallery.ids[i] for i in near), tuple(int(gallery.labels[i]) for i in near)
         found.append(QueryNeighbours(test.ids[row], int(test.labels[row]), ids, labels, tuple(values)))
     return tuple(found)
 
 
-def contact_sheets(
-    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], footage: ShownVideos, progress: Progress = SILENT
+def mistake_sheets(
+    mistakes: Sequence[Mistake], ids: Sequence[str], classes: Sequence[str], videos: ShownVideos, progress: Progress = SILENT
 ) -> list[Sheet]:
-    """The frames of videos that were taken for another class; a video without frames is a sentence.
+    """Return the frames of videos that were taken for another class, or a sentence for a video without frames.
 
     Args:
-        mistakes: which videos.
-        ids: names of all test videos.
-        classes: C names.
-        footage: where frames come from.
-        progress: listener.
+        mistakes: The mistakes.
+        ids: Names of all test videos.
+        classes: Names of the C classes.
+        videos: Videos that frames are decoded from.
+        progress: Receives progress.
     """
     sheets = []
-    with progress.task("hardest videos", total=len(mistakes), unit="videos") as task:
+    with progress.task("pictures of mistakes", total=len(mistakes), unit="videos") as task:
         names = [ids[mistake.row] for mistake in mistakes]
-        for mistake, name, frames in zip(mistakes, names, footage.sheets(names), strict=True):
-            told = (
+        for mistake, name, frames in zip(mistakes, names, videos.clip_frames(names), strict=True):
+            lines = (
                 name,
-                f"is {classes[mistake.truth]} ({percent(mistake.truth_share)}), "
-                f"taken for {classes[mistake.guess]} ({percent(mistake.guess_share)})",
+                f"is {classes[mistake.label]} ({percent(mistake.label_score)}), "
+                f"taken for {classes[mistake.guess]} ({percent(mistake.guess_score)})",
             )
             if isinstance(frames, str):
-                sheets.append(Sheet((*told, f"It cannot be shown: {frames}"), ()))
+                sheets.append(Sheet((*lines, f"It cannot be shown: {frames}"), ()))
             else:
-                sheets.append(Sheet(told, tuple(Tile(frame.clone()) for frame in frames)))
+                sheets.append(Sheet(lines, tuple(Tile(frame.clone()) for frame in frames)))
             task.advance()
     return sheets
 
 
 def neighbour_sheets(
-    found: Sequence[QueryNeighbours], classes: Sequence[str], footage: ShownVideos, progress: Progress = SILENT
+    found: Sequence[QueryNeighbours], classes: Sequence[str], videos: ShownVideos, progress: Progress = SILENT
 ) -> list[Sheet]:
-    """Test videos, each beside its neighbours; a video without a frame is an empty tile and a sentence.
+    """Return test videos beside their neighbours. A video without a frame is an empty tile and a sentence.
 
     Args:
-        found: which videos.
-        classes: C names.
-        footage: where frames come from.
-        progress: listener.
+        found: The test videos and their neighbours.
+        classes: Names of the C classes.
+        videos: Videos that frames are decoded from.
+        progress: Receives progress.
     """
     names = list(dict.fromkeys(name for one in found for name in (one.query, *one.ids)))
     frames: dict[str, Tensor | str] = {}
-    with progress.task("neighbours", total=len(names), unit="videos") as task:
-        for name, frame in zip(names, footage.middles(names), strict=True):
+    with progress.task("pictures of neighbours", total=len(names), unit="videos") as task:
+        for name, frame in zip(names, videos.middle_frames(names), strict=True):
             frames[name] = frame
             task.advance()
     return [_neighbour_sheet(one, classes, frames) for one in found]
@@ -160,18 +159,18 @@ def _neighbour_sheet(one: QueryNeighbours, classes: Sequence[str], frames: Mappi
         frame = frames[name]
         return Tile(None if isinstance(frame, str) else frame[0], (*words, name), right)
 
-    told = [one.query, f"{classes[one.label]}; of its class among the {len(one.ids)} nearest: {one.num_right}"]
-    faults = [(name, frames[name]) for name in dict.fromkeys((one.query, *one.ids))]
-    told += [f"{name} cannot be shown: {fault}" for name, fault in faults if isinstance(fault, str)]
+    lines = [one.query, f"{classes[one.label]}; {one.num_right} of the {len(one.ids)} nearest are of this class"]
+    shown = [(name, frames[name]) for name in dict.fromkeys((one.query, *one.ids))]
+    lines += [f"{name} cannot be shown: {error}" for name, error in shown if isinstance(error, str)]
     answers = [
         tile(name, classes[label], f"{'same' if label == one.label else 'other'} class, {cosine:.2f}", right=label == one.label)
         for name, label, cosine in zip(one.ids, one.labels, one.cosines, strict=True)
     ]
-    return Sheet(tuple(told), (tile(one.query, classes[one.label], "asks"), *answers))
+    return Sheet(tuple(lines), (tile(one.query, classes[one.label], "query"), *answers))
 
 
-def sheets_html(sheets: Sequence[Sheet], few: int) -> Iterator[str]:
-    """Sheets as parts of a page, `few` pictures in a row on a narrow screen."""
+def sheets_html(sheets: Sequence[Sheet], narrow_columns: int) -> Iterator[str]:
+    """Yield sheets as parts of a page, with `narrow_columns` pictures in a row on a narrow screen."""
     for sheet in sheets:
         name, *others = sheet.lines
         yield html.heading(name, 3)
@@ -179,7 +178,7 @@ def sheets_html(sheets: Sequence[Sheet], few: int) -> Iterator[str]:
             yield html.paragraph(line)
         if sheet.tiles:
             alternative = f"{len(sheet.tiles)} frames of {name}"
-            yield html.tiles([_cell(tile, alternative if i == 0 else "") for i, tile in enumerate(sheet.tiles)], few=few)
+            yield html.tiles([_cell(tile, alternative if i == 0 else "") for i, tile in enumerate(sheet.tiles)], few=narrow_columns)
 
 
 def _cell(tile: Tile, alternative: str) -> html.Tile:

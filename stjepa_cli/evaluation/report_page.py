@@ -1,4 +1,4 @@
-"""One page about an evaluation: its figures, what they were made of, and where the encoder is wrong."""
+"""The HTML page of an evaluation: metrics, their origin, classes, confusions, mistakes and neighbours."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 from torch import Tensor
 
 from stjepa_cli.evaluation import report_clips
-from stjepa_cli.evaluation.confusion import ClassStats, by_class, most_frequent, percent, worst_first
-from stjepa_cli.evaluation.evaluate import EvaluationResult
+from stjepa_cli.evaluation.confusion import ClassStats, class_stats, most_frequent, percent, worst_first
+from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.viz import html
 from stjepa_cli.viz.images import Sheet
 
 MAX_CONFUSIONS = 20
-MAX_SHOWN = 20  # classes at each end, and failed videos, before the rest is folded
-MAX_FAILED = 200  # on the page; metrics.json has all
+MAX_SHOWN = 20  # classes at each end, and failed videos; the rest is folded
+MAX_FAILED = 200  # on the page; metrics.json lists all
 
 Intervals = Mapping[str, tuple[float, float]]
-"""95 % intervals over test videos, by protocol, of its first figure."""
+"""95 % bootstrap interval of the first metric of each protocol."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one protocol says of the test videos.
+class ShownProbe:
+    """The protocol that tables of classes are made from.
 
     Attributes:
-        protocol: its name.
-        counts: int64 (C, C), videos of class `row` that it takes for class `column`.
-        matrix: the same as a PNG picture.
+        protocol: Name of the protocol.
+        counts: int64 (C, C), the number of videos of class `row` that it predicts as class `column`.
+        matrix: The same as a PNG picture.
     """
 
     protocol: str
@@ -37,18 +37,18 @@ class Verdict:
     matrix: bytes
 
     @property
-    def right(self) -> float:
-        """Share of the videos that are right."""
+    def accuracy(self) -> float:
+        """Fraction of the videos that are predicted correctly."""
         return float(self.counts.trace()) / float(self.counts.sum())
 
 
 @dataclass(frozen=True)
 class PictureSection:
-    """Pictures.
+    """Pictures of a section of the page.
 
     Attributes:
-        sheets: rows of them.
-        absent: why there are none, a sentence.
+        sheets: Rows of pictures.
+        absent: A sentence that says why there are none.
     """
 
     sheets: tuple[Sheet, ...] = ()
@@ -57,72 +57,72 @@ class PictureSection:
 
 def page(
     result: EvaluationResult,
-    verdict: Verdict | None,
-    hardest: PictureSection,
+    shown: ShownProbe | None,
+    mistakes: PictureSection,
     neighbours: PictureSection,
     *,
     command: str,
     intervals: Intervals,
 ) -> str:
-    """The whole document, HTML.
+    """Return the whole HTML document.
 
     Args:
-        result: what was found.
-        verdict: of the protocol that classes are judged by; None if none scores classes.
-        hardest: the videos that it is most wrong about.
-        neighbours: test videos beside the train videos nearest to them.
-        command: what makes it again, empty if no command did.
-        intervals: for the figures.
+        result: The result of the evaluation.
+        shown: The protocol for the tables of classes, or None if no protocol scores classes.
+        mistakes: Pictures of its most confident mistakes.
+        neighbours: Pictures of test videos beside the nearest train videos.
+        command: The command that repeats the evaluation, or an empty string.
+        intervals: 95 % bootstrap intervals.
     """
-    encoder = Path(result.checkpoint)
+    encoder = Path(result.encoder)
     title = f"{result.dataset} split {result.split}: {encoder.stem if encoder.suffix == '.safetensors' else encoder.name}"
     body = [
         html.heading(title, 1),
-        *_figures(result, verdict, intervals),
+        *_metrics(result, shown, intervals),
         *_origin(result, command),
-        *_classes(result, verdict),
-        *_confusions(result, verdict),
-        *_hardest(hardest, verdict),
+        *_classes(result, shown),
+        *_confusions(result, shown),
+        *_mistakes(mistakes, shown),
         *_neighbours(neighbours),
     ]
     return html.page(title, body)
 
 
-def _figures(result: EvaluationResult, verdict: Verdict | None, intervals: Intervals) -> Iterator[str]:
-    if verdict is not None:
-        known = intervals.get(verdict.protocol)
-        told = f"{verdict.protocol}: {verdict.right:.1%}" + (" [{:.1%}, {:.1%}]".format(*known) if known else "")
-        told += f" of {len(result.ids):,} test videos right; blind guessing {percent(result.chance)}."
-        yield html.paragraph(told, big=True)
-    yield html.heading("Figures")
+def _metrics(result: EvaluationResult, shown: ShownProbe | None, intervals: Intervals) -> Iterator[str]:
+    if shown is not None:
+        interval = intervals.get(shown.protocol)
+        text = f"{shown.protocol}: {shown.accuracy:.1%}" + (" [{:.1%}, {:.1%}]".format(*interval) if interval else "")
+        text += f" of {len(result.ids):,} test videos right; chance {percent(result.chance)}."
+        yield html.paragraph(text, big=True)
+    yield html.heading("Metrics")
     rows = []
     for name, probe in result.probes.items():
-        for i, (figure, value) in enumerate(probe.figures.items()):
-            known = intervals.get(name) if i == 0 else None
-            rows.append((f"{name} {figure}", f"{value:.1%}", "{:.1%} to {:.1%}".format(*known) if known else ""))
-    rows.append(("blind guessing", percent(result.chance), ""))
-    caption = "Shares of the test videos." + (" Brackets and last column: bootstrap over test videos." if intervals else "")
-    yield html.wrapped(("figure", "value", "95 % interval"), rows, widths=(36, 20, 44), numbers=(1, 2), caption=caption)
+        for i, (metric, value) in enumerate(probe.metrics.items()):
+            interval = intervals.get(name) if i == 0 else None
+            rows.append((f"{name} {metric}", f"{value:.1%}", "{:.1%} to {:.1%}".format(*interval) if interval else ""))
+    rows.append(("chance", percent(result.chance), ""))
+    columns = ("metric", "value", "95 % bootstrap interval")
+    yield html.wrapped(columns, rows, widths=(36, 20, 44), numbers=(1, 2), caption="Fractions of the test videos.")
 
 
 def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
-    yield html.heading("What it was made of")
-    failed = f"; {len(result.failed):,} that could not be used are left out of both" if result.failed else "; none failed"
-    block = "the encoder's own output" if result.layer is None else f"block {result.layer}"
+    yield html.heading("How they were computed")
+    failed = f"; {len(result.failed):,} could not be used and count nowhere" if result.failed else "; none failed"
+    block = "the output of the encoder" if result.layer is None else f"block {result.layer}"
     facts = {
-        "encoder": result.checkpoint,
+        "encoder": result.encoder,
         "data set": f"{result.dataset}, split {result.split}, {len(result.classes):,} classes",
         "videos": f"{result.num_train:,} train, {len(result.ids):,} test{failed}",
         "remark": result.remark,
         "clips": f"{result.clips} (frames x temporal x spatial), {result.sampling}",
         **{f"clips of {name}": clips for name, clips in result.own_clips.items()},
-        "features": f"{result.pool} of the tokens of {block}",
+        "features": f"{result.pool} of the tokens, {block}",
         **{f"{name} settings": _settings(probe.chosen) for name, probe in result.probes.items()},
         **{f"sha256, {name}": value for name, value in result.digests.items()},
     }
     yield html.pairs({name: value for name, value in facts.items() if value})
     if command:
-        yield html.paragraph("The same again:")
+        yield html.paragraph("Command that repeats this:")
         yield html.command(command)
     yield from _failed(result)
 
@@ -135,29 +135,29 @@ def _failed(result: EvaluationResult) -> Iterator[str]:
     rows = [(f"{failure.id} ({failure.side})" if failure.side else failure.id, failure.error) for failure in result.failed]
     if not rows:
         return
-    table = html.wrapped(("video", "why"), rows[:MAX_FAILED], widths=(35, 65), numbers=())
+    table = html.wrapped(("video", "reason"), rows[:MAX_FAILED], widths=(35, 65), numbers=())
     if len(rows) > MAX_FAILED:
-        table += html.paragraph(f"And {len(rows) - MAX_FAILED:,} more, in metrics.json.")
+        table += html.paragraph(f"{len(rows) - MAX_FAILED:,} more are listed in metrics.json.")
     yield html.heading("Videos that could not be used", 3)
-    yield table if len(rows) <= MAX_SHOWN else html.folded(f"{len(rows):,} videos and why", [table])
+    yield table if len(rows) <= MAX_SHOWN else html.folded(f"{len(rows):,} videos with reasons", [table])
 
 
-def _classes(result: EvaluationResult, verdict: Verdict | None) -> Iterator[str]:
+def _classes(result: EvaluationResult, shown: ShownProbe | None) -> Iterator[str]:
     yield html.heading("Classes")
-    if verdict is None:
+    if shown is None:
         yield html.paragraph("No protocol scored classes.")
         return
-    tallies = by_class(verdict.counts)
-    order = worst_first(tallies)
+    stats = class_stats(shown.counts)
+    order = worst_first(stats)
     yield html.paragraph(
-        f"How many test videos of each class {verdict.protocol} is right about, the worst class first. Bars reach from none to all "
-        "of them; the last column is the wrong class that most of the others were taken for. per_class.csv has every protocol.",
+        f"Accuracy of {shown.protocol} for each class, the lowest first. A full bar is 100 %. The last column is the most frequent wrong "
+        "prediction. per_class.csv lists every protocol.",
         quiet=True,
     )
-    untried = [result.classes[tally.label] for tally in tallies if not tally.videos]
-    if untried:
-        more = f" and {len(untried) - MAX_SHOWN:,} more" if len(untried) > MAX_SHOWN else ""
-        yield html.paragraph(f"Without a test video: {', '.join(untried[:MAX_SHOWN])}{more}.")
+    untested = [result.classes[one.label] for one in stats if not one.videos]
+    if untested:
+        more = f" and {len(untested) - MAX_SHOWN:,} more" if len(untested) > MAX_SHOWN else ""
+        yield html.paragraph(f"Without a test video: {', '.join(untested[:MAX_SHOWN])}{more}.")
     if len(order) <= 2 * MAX_SHOWN + 2:
         yield _bars(order, result.classes)
         return
@@ -167,69 +167,70 @@ def _classes(result: EvaluationResult, verdict: Verdict | None) -> Iterator[str]
     yield _bars(order[-MAX_SHOWN:], result.classes, f"The {MAX_SHOWN} best")
 
 
-def _bars(tallies: Sequence[ClassStats], classes: Sequence[str], caption: str = "") -> str:
+def _bars(stats: Sequence[ClassStats], classes: Sequence[str], caption: str = "") -> str:
     rows = [
         (
-            classes[tally.label],
-            f"{tally.right / tally.videos:.0%} ({tally.right:,}/{tally.videos:,})",
-            "" if tally.taken_for is None else f"{classes[tally.taken_for]} ({tally.times:,})",
+            classes[one.label],
+            f"{one.right / one.videos:.0%} ({one.right:,}/{one.videos:,})",
+            "" if one.taken_for is None else f"{classes[one.taken_for]} ({one.times:,})",
         )
-        for tally in tallies
+        for one in stats
     ]
-    shares = [tally.right / tally.videos for tally in tallies]
+    accuracies = [one.right / one.videos for one in stats]
     columns = ("class", "right", "most often taken for")
-    return html.wrapped(columns, rows, widths=(38, 26, 36), numbers=(1,), shares=shares, caption=caption)
+    return html.wrapped(columns, rows, widths=(38, 26, 36), numbers=(1,), shares=accuracies, caption=caption)
 
 
-def _confusions(result: EvaluationResult, verdict: Verdict | None) -> Iterator[str]:
+def _confusions(result: EvaluationResult, shown: ShownProbe | None) -> Iterator[str]:
     yield html.heading("Confusions")
-    if verdict is None:
+    if shown is None:
         yield html.paragraph("No protocol scored classes.")
         return
-    name = verdict.protocol
-    alternative = f"Confusion matrix of {len(result.classes):,} classes by {name}; the commonest confusions are in the table below it"
+    name = shown.protocol
+    alternative = f"Confusion matrix of {len(result.classes):,} classes by {name}; the most frequent confusions are in the table below"
     yield html.figure(
-        html.picture("image/png", verdict.matrix, alternative),
-        f"Rows are the truth, columns what {name} says, the colour is the share of the row; what is right lies on the diagonal.",
+        html.picture("image/png", shown.matrix, alternative),
+        f"Rows are true classes, columns are predictions of {name}. The colour is the fraction of the row.",
     )
-    found = most_frequent(verdict.counts, MAX_CONFUSIONS)
+    found = most_frequent(shown.counts, MAX_CONFUSIONS)
     if not found:
         yield html.paragraph("No test video is taken for another class.")
         return
-    rows = [(result.classes[one.truth], result.classes[one.guess], f"{one.times:,} of {one.videos:,}") for one in found]
+    rows = [(result.classes[one.label], result.classes[one.guess], f"{one.times:,} of {one.videos:,}") for one in found]
     yield html.wrapped(
-        ("truth", "taken for", "videos"),
+        ("class", "taken for", "videos"),
         rows,
         widths=(40, 38, 22),
         numbers=(2,),
-        caption="The most frequent confusions, and how many videos the true class has.",
+        caption="The most frequent confusions, with the number of videos of the true class.",
     )
 
 
-def _hardest(gallery: PictureSection, verdict: Verdict | None) -> Iterator[str]:
-    yield html.heading("Hardest videos")
-    if verdict is None or not gallery.sheets:
-        yield html.paragraph(gallery.absent)
+def _mistakes(section: PictureSection, shown: ShownProbe | None) -> Iterator[str]:
+    name = "" if shown is None else f" of the {shown.protocol} probe"
+    yield html.heading(f"Most confident mistakes{name}")
+    if shown is None or not section.sheets:
+        yield html.paragraph(section.absent)
         return
     yield html.paragraph(
-        f"Where {verdict.protocol} was most wrongly sure: the test videos whose true class got the smallest share of its belief, at "
-        f"most {report_clips.MAX_OF_A_CLASS} of a class. In brackets are both shares. Frames are of the centre clip and of the square that "
-        "the encoder sees, in the order of time.",
+        "Test videos whose true class got the lowest probability, at most "
+        f"{report_clips.MAX_PER_CLASS} per class, with the probabilities of the true and the predicted class. Frames are from the centre "
+        "clip, cut to the square that the encoder sees, in temporal order.",
         quiet=True,
     )
-    yield from report_clips.sheets_html(gallery.sheets, report_clips.FEW[report_clips.MAX_FRAMES])
+    yield from report_clips.sheets_html(section.sheets, report_clips.NARROW_COLUMNS[report_clips.MAX_FRAMES])
 
 
-def _neighbours(gallery: PictureSection) -> Iterator[str]:
+def _neighbours(section: PictureSection) -> Iterator[str]:
     yield html.heading("Nearest neighbours")
-    if not gallery.sheets:
-        yield html.paragraph(gallery.absent)
+    if not section.sheets:
+        yield html.paragraph(section.absent)
         return
     yield html.paragraph(
-        f"Test videos, and the {report_clips.NUM_NEIGHBOURS} train videos nearest to each by the cosine of their features, "
-        "without the mean of their set, as in retrieval. They are not picked for their looks: classes evenly spread over all, "
-        "and of each the middle video by name. Each is shown by its middle frame. ✓ and a solid frame: of the same class; "
-        "✗ and a broken frame: of another.",
+        f"Test videos and the {report_clips.NUM_NEIGHBOURS} train videos with the highest cosine similarity, after subtracting the mean "
+        "of each set as in retrieval. The test videos are chosen by a fixed rule: classes evenly spread over all, and of each class the "
+        "middle video by name. Each video is shown by its middle frame. ✓ and a solid border mark the same class, ✗ and a dashed border "
+        "another.",
         quiet=True,
     )
-    yield from report_clips.sheets_html(gallery.sheets, report_clips.FEW[1 + report_clips.NUM_NEIGHBOURS])
+    yield from report_clips.sheets_html(section.sheets, report_clips.NARROW_COLUMNS[1 + report_clips.NUM_NEIGHBOURS])

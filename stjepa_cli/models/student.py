@@ -125,16 +125,8 @@ class Student(nn.Module):
         return self._through_blocks(self.embed_tokens(clips, None), *blocks)
 
     def block_number(self, layer: int) -> int:
-        """The number of a block, 1 to their count, from one that may count from the end.
-
-        Raises:
-            ConfigError: there is no such block.
-        """
-        count = len(self.factorized) + len(self.joint)
-        number = layer if layer >= 0 else count + 1 + layer
-        if not 1 <= number <= count:
-            raise ConfigError("the student has no such block", got=layer, expected=f"1 to {count}, or -{count} to -1")
-        return number
+        """Return the number of a block of this student, see `block_number`."""
+        return block_number(layer, len(self.factorized) + len(self.joint))
 
     def _through_blocks(self, x: Tensor, factorized: Iterable[nn.Module], joint: Iterable[nn.Module]) -> Tensor:
         """Tokens (B, K, D) through factorized blocks, then joint ones, then the norm."""
@@ -169,6 +161,22 @@ class Student(nn.Module):
         factorized = attention_flops(n // t, t, c.dim) + attention_flops(t, n // t, c.dim) + mlp
         joint = attention_flops(1, n, c.dim) + mlp
         return linear_flops(n, self.embed.in_features, c.dim) + c.num_factorized * factorized + c.num_joint * joint
+
+
+def block_number(layer: int, num_blocks: int) -> int:
+    """Return the number of a block, 1 to `num_blocks`.
+
+    Args:
+        layer: The number of the block, or a negative number that counts from the end.
+        num_blocks: The number of blocks of the student.
+
+    Raises:
+        ConfigError: There is no such block.
+    """
+    number = layer if layer >= 0 else num_blocks + 1 + layer
+    if not 1 <= number <= num_blocks:
+        raise ConfigError("the student has no such block", got=layer, expected=f"1 to {num_blocks}, or -{num_blocks} to -1")
+    return number
 
 
 def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointHeader]:

@@ -6,7 +6,7 @@ One core, one thread; both in turns in one process; medians over rounds. A round
 webm as Something-Something v2 has them, the centre square at 112 px, a `small` student, the mean of its tokens.
 
 The plain loop is what one would write: torchcodec's decoder, the frames, crop, antialiased resize, a batch, the model. It neither
-checks that a file is whole, nor keeps what it found, nor goes on after a broken video. `stjepa` is `FeatureStore.take` with one
+checks that a file is whole, nor keeps what it found, nor goes on after a broken video. `stjepa` is `FeatureStore.extract` with one
 decoding thread; `stjepa, kept` writes its files too; `stjepa, again` finds them.
 
 Aim: 0.95 of the plain loop, or better.
@@ -27,9 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.config import PRESETS
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
+from stjepa_cli.encoders.extraction import Extraction
+from stjepa_cli.encoders.feature_store import FeatureStore
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.models.student import Student
 from tests.benchmarks.bench_decode import make_videos
@@ -37,7 +39,6 @@ from tests.benchmarks.common import Row, interleave, parser, pin_to_one_core, ra
 
 SPEC = ClipSpec(size_px=112)
 BATCH = 4
-CPU = torch.device("cpu")
 
 
 @torch.inference_mode()
@@ -66,8 +67,8 @@ def measure(paths: Sequence[Path], folder: Path, rounds: int) -> tuple[list[Row]
     items = [VideoItem(path.stem, path, 0, None) for path in paths]
 
     def take(kept: Path | None) -> Tensor:
-        store = FeatureStore(encoder, "bench", Extraction(folder=kept, batch_size=BATCH, workers=1), device=CPU)
-        return store.take(items)[0].values
+        store = FeatureStore(encoder, "bench", Extraction(folder=kept), Runtime("cpu", workers=1, batch_size=BATCH))
+        return store.extract(items)[0].values
 
     def take_and_keep() -> None:
         shutil.rmtree(folder / "new", ignore_errors=True)

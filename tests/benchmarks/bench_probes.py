@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stjepa_cli.core.devices import autocast, pick_device
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.probes._attention import AttentiveSettings, Setting, fit
 from stjepa_cli.evaluation.probes.attentive import AttentiveProbe
@@ -47,13 +48,13 @@ def measure_probes(device: torch.device, *, quick: bool) -> list[Row]:
     rows: list[Row] = []
     for name in ("knn", "linear", "retrieval", "fewshot"):
         wall, processor = time.perf_counter(), time.process_time()
-        figures = build(name, device).fit_score(train, test, NUM_CLASSES, seed=0).figures
+        metrics = build(name, Runtime(str(device))).fit_score(train, test, NUM_CLASSES, seed=0).metrics
         rows.append(
             {
                 "probe": name,
                 "wall_seconds": time.perf_counter() - wall,
                 "processor_seconds": time.process_time() - processor,
-                "first figure": next(iter(figures.values())),
+                "first metric": next(iter(metrics.values())),
             }
         )
     return rows
@@ -105,7 +106,7 @@ def measure_grid(device: torch.device, num_blocks: int, num_tokens: int, dim: in
     train = Features(torch.zeros(64, 1), torch.arange(64) % 8, names, names, tokens)
 
     def run(settings_of_run: tuple[Setting, ...]) -> object:
-        return fit(train, train.by_id(), settings_of_run, settings, 0, device)
+        return fit(train, train.by_id(), settings_of_run, settings, 0, Runtime(str(device)))
 
     contenders = {
         "one": lambda: run(grid),

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,6 +197,32 @@ def test_a_fine_tuned_student_is_kept_and_answers_for_any_file(
     again = program.json("infer", "ucf101", "--checkpoint", start, *options)  # in the place of what it starts from
     assert again["digests"]["encoder"] != tuned["digests"]["encoder"]
     assert json.loads((start / "config.json").read_text())["provenance"]["tuning"]["start"] == again["digests"]["encoder"]
+
+
+def test_a_printed_command_repeats_itself(chain: tuple[Program, dict[str, dict[str, Any]]]) -> None:
+    program, _ = chain
+    first = program.json("infer", "ucf101", "--protocol", "knn", "--limit", 2, "--compare", "pixels")
+    program.environment = program.environment | {"STJEPA_UCF101": "elsewhere"}
+    again = program.json(*shlex.split(first["command"])[1:])
+    program.environment = program.environment | {"STJEPA_UCF101": shlex.split(first["command"])[4]}
+    assert again["command"] == first["command"]
+    assert [entry["knn"] for entry in again["entries"]] == [entry["knn"] for entry in first["entries"]]
+
+
+def test_a_head_of_an_earlier_version_still_predicts(stjepa: Program, tiny_ucf101: Path) -> None:
+    golden, video = REPOSITORY / "tests" / "golden" / "2026-11-21", next(tiny_ucf101.rglob("*_g01_c01.avi"))
+    encoder = golden / "checkpoints" / "checkpoint_step2.safetensors"
+    for name in ("linear", "attentive1"):
+        found = stjepa.json("infer", "video", video, "--head", golden / f"head_{name}.safetensors", "--encoder", encoder)
+        assert sum(guess["score"] for guess in found["videos"][0]["top"]) == pytest.approx(1)
+
+
+def test_a_protocol_keeps_its_former_name(chain: tuple[Program, dict[str, dict[str, Any]]], tmp_path: Path) -> None:
+    program, _ = chain
+    options = ("--protocol", "attentive1", "--protocol", "attentive_pool", "--save-head", "--out", tmp_path)
+    found = program.json("infer", "ucf101", *options)
+    assert found["attentive1"] == found["attentive_pool"]
+    assert {path.name for path in tmp_path.glob("head_*")} == {"head_attentive1.safetensors", "head_attentive_pool.safetensors"}
 
 
 def test_version_and_help(stjepa: Program) -> None:

@@ -12,14 +12,14 @@ from stjepa_cli.core.errors import CheckpointError, StjepaError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.heads import Head, HeadCard, load_head, read_card, save_head
-from stjepa_cli.evaluation.probes.attentive1 import AttentiveOneProbe
+from stjepa_cli.evaluation.probes.attentive_pool import AttentivePoolProbe
 from stjepa_cli.evaluation.probes.base import Probe
 from stjepa_cli.evaluation.probes.linear import LinearProbe
 from stjepa_cli.models.checkpoint import write_tensors
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 CARD = HeadCard("runs/a.safetensors", "a" * 64, SPEC, "mean", ("cut", "fold", "pour", "unseen"))
-PROBES: list[type[Probe]] = [LinearProbe, AttentiveOneProbe]
+PROBES: list[type[Probe]] = [LinearProbe, AttentivePoolProbe]
 
 
 def fitted(probe: type[Probe]) -> tuple[Head, torch.Tensor, torch.Tensor]:

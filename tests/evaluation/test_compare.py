@@ -6,9 +6,7 @@ import gc
 import json
 import math
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,44 @@ import torch
 
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError, TeacherError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import Dataset, open_dataset
-from stjepa_cli.encoders.base import Encoder
-from stjepa_cli.encoders.feature_store import Extraction, FeatureStore
+from stjepa_cli.encoders.base import Encoder, EncoderCard
+from stjepa_cli.encoders.extraction import Extraction
+from stjepa_cli.encoders.feature_store import FeatureStore
 from stjepa_cli.encoders.pixel_encoder import PixelEncoder
-from stjepa_cli.encoders.resolve import open_encoder
+from stjepa_cli.encoders.resolve import NamedEncoder, card_of
 from stjepa_cli.encoders.student_encoder import StudentEncoder
-from stjepa_cli.evaluation.compare import Comparison, ComparisonRow, ComparisonSettings, Open, bootstrap, compare_encoders
+from stjepa_cli.evaluation.compare import Comparison, ComparisonRow, ComparisonSettings, EncoderSource, compare_encoders
+from stjepa_cli.evaluation.intervals import bootstrap
 from stjepa_cli.models.student import Student
 
-CPU = torch.device("cpu")
+CPU = Runtime("cpu")
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
 
 
-def tiny(_: ClipSpec | None) -> Encoder:
-    config = StudentConfig(dim=32, num_factorized=1, num_joint=1, num_heads=2)
-    return StudentEncoder(Student(config, SPEC, torch.Generator().manual_seed(0)), "tiny")
+class TinyStudent:
+    """A student with random weights that counts how often it is opened, and remembers whether it is still in memory."""
+
+    def __init__(self) -> None:
+        self.opened: list[weakref.ref[Encoder]] = []
+
+    def card(self, clip: ClipSpec | None = None) -> EncoderCard:
+        return card_of(self._encoder())
+
+    def open(self, device: torch.device, clip: ClipSpec | None = None) -> Encoder:
+        encoder = self._encoder()
+        self.opened.append(weakref.ref(encoder))
+        return encoder
+
+    def _encoder(self) -> Encoder:
+        config = StudentConfig(dim=32, num_factorized=1, num_joint=1, num_heads=2)
+        return StudentEncoder(Student(config, SPEC, torch.Generator().manual_seed(0)), "tiny")
 
 
-def named(name: str) -> Callable[[ClipSpec | None], Encoder]:
-    return lambda clip: open_encoder(name, device=CPU, run=Path("nowhere"), clip=clip)
+def named(name: str) -> NamedEncoder:
+    return NamedEncoder(name, Path("nowhere"))
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +60,14 @@ def dataset(tiny_ucf101: Path) -> Dataset:
     return open_dataset("ucf101", tiny_ucf101)
 
 
-def store(encoder: Encoder, folder: Path | None = None) -> FeatureStore:
-    return FeatureStore(encoder, "ucf101", Extraction(folder=folder), device=CPU)
-
-
-def scored(encoders: list[Open], dataset: Dataset, folder: Path | None = None, **rules: Any) -> Comparison:
-    return Comparison(
-        tuple(compare_encoders(encoders, ComparisonSettings(dataset, **rules), partial(store, folder=folder))), "stjepa infer"
-    )
+def scored(encoders: list[EncoderSource], dataset: Dataset, folder: Path | None = None, **settings: Any) -> Comparison:
+    rows = compare_encoders(encoders, ComparisonSettings(dataset, Extraction(folder=folder), **settings), CPU)
+    return Comparison(tuple(rows), "stjepa infer")
 
 
 @pytest.fixture(scope="module")
 def board(dataset: Dataset) -> Comparison:
-    return scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
+    return scored([TinyStudent(), named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
 
 
 def test_encoders_stand_in_the_order_in_which_they_were_named(board: Comparison) -> None:
@@ -68,52 +78,52 @@ def test_encoders_stand_in_the_order_in_which_they_were_named(board: Comparison)
 
 
 def test_baselines_take_the_clips_of_the_first(board: Comparison) -> None:
-    assert {entry.results[0].clips for entry in board.entries} == {"4x1x1"}
+    assert {entry.results[0].clips for entry in board.rows} == {"4x1x1"}
 
 
 def test_every_line_carries_what_it_was_made_from(board: Comparison) -> None:
-    digests = [entry.results[0].digests for entry in board.entries]
+    digests = [entry.results[0].digests for entry in board.rows]
     assert len({found["encoder"] for found in digests}) == len({found["features"] for found in digests}) == 3
     assert len({found["lists"] for found in digests}) == 1
 
 
-def test_intervals_are_of_the_first_figure_of_each_protocol_and_hold_it(dataset: Dataset) -> None:
-    (entry,) = scored([tiny], dataset, protocols=("knn", "linear", "retrieval", "fewshot")).entries
+def test_intervals_are_of_the_first_metric_of_each_protocol_and_hold_it(dataset: Dataset) -> None:
+    (entry,) = scored([TinyStudent()], dataset, protocols=("knn", "linear", "retrieval", "fewshot")).rows
     assert list(entry.intervals) == ["knn", "linear", "retrieval", "fewshot"]
     for name, (low, high) in entry.intervals.items():
-        first = next(iter(entry.figures()[name].values()))
+        first = next(iter(entry.metrics()[name].values()))
         assert 0 <= low <= first <= high <= 1
         assert low < high or first in (0, 1)
 
 
 def test_all_splits_give_mean_and_deviation_and_share_their_features(dataset: Dataset, tmp_path: Path) -> None:
-    entry = scored([tiny], dataset, tmp_path, split="all", protocols=("knn",)).entries[0]
+    entry = scored([TinyStudent()], dataset, tmp_path, split="all", protocols=("knn",)).rows[0]
     found = entry.to_json()
     shares = [part["knn"]["top1"] for part in found["splits"]]
     mean = sum(shares) / 3
     assert (found["split"], [part["split"] for part in found["splits"]]) == ("all", [1, 2, 3])
     assert found["knn"]["top1"] == pytest.approx(mean)
     assert found["deviations"]["knn"]["top1"] == pytest.approx(math.sqrt(sum((share - mean) ** 2 for share in shares) / 2))
-    kept = store(tiny(None), tmp_path)
+    kept = FeatureStore(TinyStudent().open(CPU.torch_device), "ucf101", Extraction(folder=tmp_path), CPU)
     assert len(kept) == 12  # 3 classes of 4 groups, each encoded once for the three splits
 
 
 def test_one_encoder_on_one_split_keeps_the_shape_of_an_evaluation(dataset: Dataset) -> None:
-    found = scored([tiny], dataset, split="2", protocols=("knn",)).to_json()
+    found = scored([TinyStudent()], dataset, split="2", protocols=("knn",)).to_json()
     assert {"dataset", "split", "checkpoint", "videos", "knn", "chance", "intervals"} <= set(found)
     assert found["split"] == 2
 
 
 def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Comparison) -> None:
-    again = scored([tiny, named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
-    for entry, other in zip(board.entries, again.entries, strict=True):
-        assert (entry.figures(), entry.intervals) == (other.figures(), other.intervals)
+    again = scored([TinyStudent(), named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
+    for entry, other in zip(board.rows, again.rows, strict=True):
+        assert (entry.metrics(), entry.intervals) == (other.metrics(), other.intervals)
         assert entry.results[0].digests == other.results[0].digests
 
 
 def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="unknown split of UCF-101"):
-        scored([tiny], dataset, split="validation")
+        scored([TinyStudent()], dataset, split="validation")
 
 
 def test_the_bootstrap_agrees_with_the_binomial_it_samples() -> None:
@@ -135,39 +145,32 @@ def test_splits_of_other_videos_narrow_an_interval_and_splits_of_the_same_do_not
 
 
 def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset) -> None:
-    seen = []
-
-    def watched(encoder: Encoder) -> FeatureStore:
-        made = store(encoder)
-        seen.append(made)
-        return made
-
+    first = TinyStudent()
     for others, error in ((["hog", "pixels"], ConfigError), (["./no/such/folder"], TeacherError)):
-        rules = ComparisonSettings(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
+        settings = ComparisonSettings(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
         with pytest.raises(error):
-            list(compare_encoders([tiny, *map(named, others)], rules, watched))
-    assert [len(made) for made in seen] == [0] * len(seen)
+            list(compare_encoders([first, *map(named, others)], settings, CPU))
+    assert first.opened == []
 
 
-def test_only_one_encoder_is_in_memory(dataset: Dataset) -> None:
-    alive: list[weakref.ref[Encoder]] = []
+def test_each_encoder_is_opened_once_and_only_one_is_in_memory(dataset: Dataset) -> None:
+    class Checking(TinyStudent):
+        def open(self, device: torch.device, clip: ClipSpec | None = None) -> Encoder:
+            gc.collect()
+            assert all(encoder() is None for encoder in self.opened)
+            return super().open(device, clip)
 
-    def opener(_: ClipSpec | None) -> Encoder:
-        gc.collect()
-        assert [one() for one in alive] == [None] * len(alive)
-        encoder = tiny(None)
-        alive.append(weakref.ref(encoder))
-        return encoder
-
-    assert len(list(compare_encoders([opener, opener], ComparisonSettings(dataset, protocols=("knn",)), store))) == 2
+    twice = Checking()
+    assert len(scored([twice, twice], dataset, protocols=("knn",)).rows) == 2
+    assert len(twice.opened) == 2
 
 
-def test_a_figure_that_a_split_lacks_has_no_mean(board: Comparison) -> None:
-    (first,) = board.entries[0].results
-    fewer = replace(first.probes["knn"], figures={"top1": 0.5})
+def test_a_metric_that_a_split_lacks_has_no_mean(board: Comparison) -> None:
+    (first,) = board.rows[0].results
+    fewer = replace(first.probes["knn"], metrics={"top1": 0.5})
     entry = ComparisonRow((first, replace(first, probes=first.probes | {"knn": fewer})), {})
-    assert "knn" in entry.figures()
-    assert list(entry.figures()["knn"]) == list(entry.deviations()["knn"]) == ["top1"]
+    assert "knn" in entry.metrics()
+    assert list(entry.metrics()["knn"]) == list(entry.deviations()["knn"]) == ["top1"]
 
 
 class TestPixels:
@@ -187,14 +190,14 @@ class TestPixels:
         assert PixelEncoder(SPEC).encode(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8)).shape == (1, 1, 1024)
 
 
-class TestContenders:
+class TestNamedEncoder:
     def test_names_that_nothing_has_are_one_sentence(self) -> None:
         with pytest.raises(CheckpointError, match="there is no checkpoint in nowhere"):
-            named("untrained")(None)
+            named("untrained").open(CPU.torch_device)
         with pytest.raises(TeacherError):
-            named("./no/such/folder")(None)
+            named("./no/such/folder").open(CPU.torch_device)
 
     def test_pixels_and_hog_take_any_clips(self) -> None:
         for name in ("pixels", "hog"):
-            assert named(name)(SPEC).clip == SPEC
-            assert named(name)(None).clip == ClipSpec()
+            assert named(name).open(CPU.torch_device, SPEC).clip == named(name).card(SPEC).clip == SPEC
+            assert named(name).open(CPU.torch_device).clip == named(name).card().clip == ClipSpec()

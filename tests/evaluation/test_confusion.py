@@ -1,4 +1,4 @@
-"""Figures of classes and videos, worked by hand."""
+"""Statistics of classes and videos, worked by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from stjepa_cli.evaluation.confusion import (
     ClassStats,
     Confusion,
     Mistake,
-    best,
-    by_class,
-    confusion,
-    hardest,
+    best_class,
+    class_stats,
+    confident_mistakes,
+    confusion_matrix,
     most_frequent,
     percent,
     spread_over_classes,
@@ -22,25 +22,25 @@ from stjepa_cli.evaluation.confusion import (
 
 def test_confusion_counts_truth_against_the_best_class() -> None:
     scores = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.4, 0.4, 0.2]])
-    assert best(scores).tolist() == [0, 0, 1, 0]
-    assert confusion(scores, (0, 1, 1, 1)).tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
+    assert best_class(scores).tolist() == [0, 0, 1, 0]
+    assert confusion_matrix(scores, (0, 1, 1, 1)).tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
 
 
 def test_classes_have_videos_hits_and_their_commonest_mistake() -> None:
     counts = torch.tensor([[3, 1, 1, 0], [0, 0, 1, 4], [0, 0, 2, 0], [0, 0, 0, 0]])
-    tallies = by_class(counts)
-    assert tallies == (
+    stats = class_stats(counts)
+    assert stats == (
         ClassStats(0, 5, 3, 1, 1),  # taken for 1 and for 2 as often: the lower number
         ClassStats(1, 5, 0, 3, 4),
         ClassStats(2, 2, 2, None, 0),
         ClassStats(3, 0, 0, None, 0),
     )
-    assert [tally.accuracy for tally in tallies] == [0.6, 0.0, 1.0, None]
+    assert [one.accuracy for one in stats] == [0.6, 0.0, 1.0, None]
 
 
 def test_the_worst_class_comes_first_and_one_without_a_video_not_at_all() -> None:
-    tallies = by_class(torch.tensor([[1, 1, 0, 0], [0, 4, 4, 0], [0, 0, 2, 0], [0, 0, 0, 0]]))
-    assert [tally.label for tally in worst_first(tallies)] == [1, 0, 2]  # of equal ones that with more videos
+    stats = class_stats(torch.tensor([[1, 1, 0, 0], [0, 4, 4, 0], [0, 0, 2, 0], [0, 0, 0, 0]]))
+    assert [one.label for one in worst_first(stats)] == [1, 0, 2]  # of equal ones that with more videos
 
 
 def test_confusions_are_ordered_by_videos_and_then_by_the_share_they_took() -> None:
@@ -50,7 +50,7 @@ def test_confusions_are_ordered_by_videos_and_then_by_the_share_they_took() -> N
     assert most_frequent(torch.eye(3, dtype=torch.int64), 5) == []
 
 
-def test_the_hardest_videos_are_the_most_wrongly_sure() -> None:
+def test_the_most_confident_mistakes_come_first() -> None:
     scores = torch.tensor(
         [
             [0.9, 0.1, 0.0],  # right
@@ -61,11 +61,11 @@ def test_the_hardest_videos_are_the_most_wrongly_sure() -> None:
             [0.4, 0.6, 0.0],  # truth 0: 0.4, the third of its class
         ]
     )
-    found = hardest(scores, (0, 1, 0, 1, 0, 0), ("f", "e", "d", "c", "b", "a"), limit=9, per_class=2)
+    found = confident_mistakes(scores, (0, 1, 0, 1, 0, 0), ("f", "e", "d", "c", "b", "a"), limit=9, per_class=2)
     assert [mistake.row for mistake in found] == [4, 2, 3, 1]
     assert found[0] == Mistake(4, 0, 2, 0.0, 1.0)
-    assert [mistake.row for mistake in hardest(scores, (0, 1, 0, 1, 0, 0), "fedcba", limit=2, per_class=1)] == [4, 3]
-    assert hardest(torch.eye(3), (0, 1, 2), "abc", limit=9, per_class=2) == []
+    assert [mistake.row for mistake in confident_mistakes(scores, (0, 1, 0, 1, 0, 0), "fedcba", limit=2, per_class=1)] == [4, 3]
+    assert confident_mistakes(torch.eye(3), (0, 1, 2), "abc", limit=9, per_class=2) == []
 
 
 def test_shown_videos_are_spread_over_classes_by_name_alone() -> None:

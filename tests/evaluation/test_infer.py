@@ -7,30 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from stjepa_cli.core.errors import ConfigError, StjepaError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.eval_clips import EvalClips
-from stjepa_cli.encoders.feature_store import Extraction
-from stjepa_cli.evaluation.evaluate import EvaluationResult
-from stjepa_cli.evaluation.infer import ReportFolders, ScoreRequest, score_all
+from stjepa_cli.encoders.extraction import Extraction
+from stjepa_cli.evaluation.infer import InferRequest, infer
 from stjepa_cli.evaluation.predict import predict
+from stjepa_cli.evaluation.report_folders import ReportFolders
+from stjepa_cli.evaluation.results import EvaluationResult
 
-CPU = torch.device("cpu")
+CPU = Runtime("cpu")
 
 
 @pytest.fixture
-def request_(tiny_folder: Path, tmp_path: Path) -> ScoreRequest:
+def request_(tiny_folder: Path, tmp_path: Path) -> InferRequest:
     """Two baselines that need no weights, on nine train videos."""
-    return ScoreRequest(
+    return InferRequest(
         "folder", tiny_folder, teacher="hog", compare=("pixels",), protocols=("knn", "linear"), out=tmp_path / "out", save_head=True
     )
 
 
-def test_each_encoder_has_a_folder_with_its_report_and_head(request_: ScoreRequest, tiny_folder: Path) -> None:
-    board = score_all(replace(request_, command="stjepa infer"), device=CPU)
+def test_each_encoder_has_a_folder_with_its_report_and_head(request_: InferRequest, tiny_folder: Path) -> None:
+    board = infer(replace(request_, command="stjepa infer"), runtime=CPU)
     assert request_.out is not None
-    assert [entry.encoder for entry in board.entries] == ["hog", "pixels"]
+    assert [row.encoder for row in board.rows] == ["hog", "pixels"]
     for name in ("hog", "pixels"):
         folder = request_.out / f"folder_splittest_{name}"
         assert {"metrics.json", "predictions.csv", "report.html", "head_linear.safetensors"} <= {path.name for path in folder.iterdir()}
@@ -38,7 +39,7 @@ def test_each_encoder_has_a_folder_with_its_report_and_head(request_: ScoreReque
         assert f'href="folder_splittest_{name}/report.html"' in (request_.out / "report.html").read_text()
     assert json.loads((request_.out / "metrics.json").read_text()) == board.to_json()
     video = next((tiny_folder / "test").rglob("*.mp4"))
-    answers = [predict([video], request_.out / f"folder_splittest_{name}", device=CPU).encoder for name in ("hog", "pixels")]
+    answers = [predict([video], request_.out / f"folder_splittest_{name}", runtime=CPU).encoder for name in ("hog", "pixels")]
     assert answers == ["hog", "pixels"]
 
 
@@ -48,15 +49,15 @@ def made(checkpoint: str, digest: str) -> EvaluationResult:
 
 def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
     results = [made("a/step8.safetensors", "1" * 64), made("b/step8.safetensors", "2" * 64), made("hog", "3" * 64)]
-    filing = ReportFolders(tmp_path, alone=False)
-    assert [filing.folder(result).name for result in results] == [
+    folders = ReportFolders(tmp_path, single=False)
+    assert [folders.folder(result).name for result in results] == [
         "ucf101_split1_step8",
         "ucf101_split1_step8_22222222",
         "ucf101_split1_hog",
     ]
-    beside = ReportFolders(None, alone=False)
+    beside = ReportFolders(None, single=False)
     assert [beside.folder(result).parent for result in results] == [Path("a/reports"), Path("b/reports"), Path("checkpoints/reports")]
-    assert ReportFolders(tmp_path, alone=True).folder(results[0]) == tmp_path
+    assert ReportFolders(tmp_path, single=True).folder(results[0]) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -66,26 +67,26 @@ def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
         ({"protocols": ("knn",)}, "no protocol has a head to save: got knn"),
         ({"split": "validation"}, "unknown split"),
         ({"settings": {"finetune": None}}, "settings of a protocol that does not run: got finetune. Type `--protocol finetune`"),
-        ({"extraction": Extraction(plan=EvalClips(stride=2))}, "a stride is for dense sampling: got stride 2. Type `--sampling dense`"),
+        ({"extraction": Extraction(clips=EvalClips(stride=2))}, "a stride is for dense sampling: got stride 2. Type `--sampling dense`"),
     ],
 )
-def test_what_cannot_be_is_refused_before_any_work(request_: ScoreRequest, change: dict[str, object], message: str) -> None:
+def test_what_cannot_be_is_refused_before_any_work(request_: InferRequest, change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        score_all(replace(request_, **change), device=CPU)  # type: ignore[arg-type]
+        infer(replace(request_, **change), runtime=CPU)  # type: ignore[arg-type]
     assert request_.out is not None
     assert not list(request_.out.glob("*"))
 
 
-def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: ScoreRequest, tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: InferRequest, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StjepaError, match=r"cannot write a report to .*: got a file, expected a folder"):
-        score_all(replace(request_, out=tmp_path / "file"), device=CPU)
+        infer(replace(request_, out=tmp_path / "file"), runtime=CPU)
 
 
 @pytest.mark.parametrize("name", ["hmdb51", "kinetics", "ssv2", "ucf101"])
 def test_every_data_set_is_scored_in_the_same_way(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(f"tiny_{name}")
-    board = score_all(ScoreRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), device=CPU)
-    splits = [result.split for result in board.entries[0].results]
+    board = infer(InferRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), runtime=CPU)
+    splits = [result.split for result in board.rows[0].results]
     assert splits == {"hmdb51": [1, 2, 3], "kinetics": ["val", "test"], "ssv2": ["validation"], "ucf101": [1, 2, 3]}[name]
-    assert all(not result.failed and len(result.ids) >= 3 for result in board.entries[0].results)
+    assert all(not result.failed and len(result.ids) >= 3 for result in board.rows[0].results)

@@ -18,17 +18,19 @@ from torch import Tensor
 
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import ConfigError, StjepaError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.encoders.base import Failure
 from stjepa_cli.encoders.student_encoder import StudentEncoder
-from stjepa_cli.evaluation.evaluate import EvaluationResult, Evidence, evaluate
+from stjepa_cli.evaluation.evaluate import evaluate
 from stjepa_cli.evaluation.probes.base import ProbeResult
 from stjepa_cli.evaluation.report import FILES, confusion, shown_protocol, write_report
+from stjepa_cli.evaluation.results import EvaluationInputs, EvaluationResult
 from stjepa_cli.models.student import Student
 from tests.browser import BROWSER, look, measure
 
-CPU = torch.device("cpu")
+CPU = Runtime("cpu")
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
 ODD = ("Jump <b>&amp;", 'Run, "fast"', "Sit\nand stay")
 WITHOUT_PICTURES = ["metrics.json", "predictions.csv", "per_class.csv", "confusion.png", "report.html"]
@@ -38,7 +40,7 @@ WITHOUT_PICTURES = ["metrics.json", "predictions.csv", "per_class.csv", "confusi
 def result(tiny_ucf101: Path) -> EvaluationResult:
     config = StudentConfig(dim=32, num_factorized=1, num_joint=1, num_heads=2)
     encoder = StudentEncoder(Student(config, SPEC, torch.Generator().manual_seed(0)), "tiny")
-    return evaluate(encoder, open_dataset("ucf101", tiny_ucf101), split=1, protocols=["knn", "retrieval"], device=CPU)
+    return evaluate(encoder, open_dataset("ucf101", tiny_ucf101), split=1, protocols=["knn", "retrieval"], runtime=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,13 @@ def wrong(result: EvaluationResult) -> EvaluationResult:
 
 
 def made(
-    probes: dict[str, ProbeResult], classes: Sequence[str] = ODD, truths: Sequence[int] = (0, 1, 1), evidence: Evidence | None = None
+    probes: dict[str, ProbeResult],
+    classes: Sequence[str] = ODD,
+    truths: Sequence[int] = (0, 1, 1),
+    inputs: EvaluationInputs | None = None,
 ) -> EvaluationResult:
     ids = tuple("abcdefgh"[: len(truths)])
-    return EvaluationResult("ucf101", 1, "c", "mean", tuple(classes), 5, ids, tuple(truths), (), probes, 1.0, evidence=evidence)
+    return EvaluationResult("ucf101", 1, "c", "mean", tuple(classes), 5, ids, tuple(truths), (), probes, 1.0, inputs=inputs)
 
 
 def scores() -> Tensor:
@@ -114,7 +119,7 @@ class TestFiles:
     def test_predictions_agree_with_the_figures(self, result: EvaluationResult, tmp_path: Path) -> None:
         rows = list(csv.DictReader(write_report(result, tmp_path, pictures=False)[1].read_text().splitlines()))
         right = sum(row["knn_class1"] == row["truth"] for row in rows) / len(rows)
-        assert right == pytest.approx(result.probes["knn"].figures["top1"])
+        assert right == pytest.approx(result.probes["knn"].metrics["top1"])
         assert {row["truth"] for row in rows} == set(result.classes)
 
     def test_predictions_leave_out_what_was_no_guess(self, tmp_path: Path) -> None:
@@ -196,9 +201,9 @@ class TestPage:
         text = self.page(failed, tmp_path, command=command, intervals={"linear": (0.125, 0.75)}, pictures=False).text
         for part in (
             "ucf101 split 1: tiny",
-            "linear: 33.3% [12.5%, 75.0%] of 3 test videos right; blind guessing 33.3%.",
+            "linear: 33.3% [12.5%, 75.0%] of 3 test videos right; chance 33.3%.",
             "12.5% to 75.0%",
-            "9 train, 3 test; 1 that could not be used are left out of both",
+            "9 train, 3 test; 1 could not be used and count nowhere",
             "v<1>",
             "it is cut short",
             "not official",
@@ -224,7 +229,7 @@ class TestPage:
         assert len(page.links) == 1 + 2 * 4 + 3 * 6
 
     def test_what_is_missing_is_said(self, result: EvaluationResult, tmp_path: Path) -> None:
-        assert "does not say which videos and features" in self.page(knn(), tmp_path).text
+        assert "does not hold the videos and features" in self.page(knn(), tmp_path).text
         assert "No pictures were asked for." in self.page(result, tmp_path, pictures=False).text
         only = self.page(made({"retrieval": ProbeResult({"r1": 0.5})}), tmp_path)
         assert only.text.count("No protocol scored classes") == 3
@@ -236,11 +241,11 @@ class TestPage:
         assert names(files) == ["metrics.json", "predictions.csv", "neighbours.jpg", "report.html"]
 
     def test_no_mistake_one_class_and_one_video_are_fine(self, result: EvaluationResult, tmp_path: Path) -> None:
-        assert result.evidence is not None
-        right = replace(result, probes={"linear": ProbeResult({"top1": 1.0}, torch.eye(3)[list(result.truths)])})
+        assert result.inputs is not None
+        right = replace(result, probes={"linear": ProbeResult({"top1": 1.0}, torch.eye(3)[list(result.labels)])})
         assert "None: linear is right about every test video." in self.page(right, tmp_path).text
-        first = result.evidence.test.rows(torch.tensor([0]))
-        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), replace(result.evidence, test=first))
+        first = result.inputs.test.rows(torch.tensor([0]))
+        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), replace(result.inputs, test=first))
         text = self.page(one, tmp_path).text
         assert "No test video is taken for another class." in text
         assert "A single test video has no neighbours here" in text
@@ -253,17 +258,17 @@ class TestPage:
     def test_many_classes_are_folded_between_the_worst_and_the_best(self, tmp_path: Path) -> None:
         classes, truths = [f"Class{i:03}" for i in range(60)], [i for i in range(60) for _ in range(2)]
         guesses = torch.eye(60)[[label if i % 120 < 2 * label else 0 for i, label in enumerate(truths)]]
-        many = replace(made({"linear": ProbeResult({}, guesses)}, classes, [0]), ids=tuple(map(str, range(120))), truths=tuple(truths))
+        many = replace(made({"linear": ProbeResult({}, guesses)}, classes, [0]), ids=tuple(map(str, range(120))), labels=tuple(truths))
         write_report(many, tmp_path)
         raw = (tmp_path / "report.html").read_text()
         assert raw.count('<div class="bar"') == 60
         assert "<summary>The 20 classes between them</summary>" in raw
 
     def test_videos_that_vanished_since_are_sentences(self, wrong: EvaluationResult, tmp_path: Path) -> None:
-        assert wrong.evidence is not None
-        moved = {name: replace(item, path=tmp_path / "moved" / f"{name}.avi") for name, item in wrong.evidence.items.items()}
-        lost = replace(wrong.evidence, items=moved)
-        gone = replace(wrong, probes={"linear": ProbeResult({"top1": 0.0}, torch.eye(3).roll(1, 0))}, evidence=lost)
+        assert wrong.inputs is not None
+        moved = {name: replace(item, path=tmp_path / "moved" / f"{name}.avi") for name, item in wrong.inputs.items.items()}
+        lost = replace(wrong.inputs, items=moved)
+        gone = replace(wrong, probes={"linear": ProbeResult({"top1": 0.0}, torch.eye(3).roll(1, 0))}, inputs=lost)
         files = write_report(gone, tmp_path / "out")
         assert names(files) == list(FILES)
         page = Checked(tmp_path / "out" / "report.html")
@@ -278,7 +283,7 @@ def page(wrong: EvaluationResult, tmp_path_factory: pytest.TempPathFactory) -> P
     classes = ("Pretending to put something onto something but missing so it falls off", "HandstandPushups" * 4, "B" * 90)
     failed = tuple(Failure("v_" + "x" * 60, "/data/" + "y" * 200 + ".avi: it is cut short") for _ in range(3))
     folder = tmp_path_factory.mktemp("page")
-    odd = replace(wrong, classes=classes, checkpoint="/runs/" + "checkpoint" * 9 + ".safetensors", failed=failed)
+    odd = replace(wrong, classes=classes, encoder="/runs/" + "checkpoint" * 9 + ".safetensors", failed=failed)
     write_report(odd, folder, command="stjepa infer ucf101 " + "z" * 200, intervals={"linear": (0.0, 1.0), "knn": (0.0, 1.0)})
     return folder / "report.html"
 

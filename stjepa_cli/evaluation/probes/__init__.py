@@ -1,1 +1,1 @@
-"""Protocols that score frozen features: one module per probe, found by its name."""
+"""Protocols that score frozen features, one module per protocol. A new module is found by its name."""

@@ -1,4 +1,4 @@
-"""How attentive probes are fitted: every setting of a grid at once, on one read of the tokens a step."""
+"""Fitting of attentive probes: all settings of a grid at once, so that each step reads its tokens once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.errors import StjepaError
-from stjepa_cli.core.progress import SILENT, Progress
-from stjepa_cli.encoders.features import Features, rows_of
+from stjepa_cli.core.runtime import Runtime
+from stjepa_cli.encoders.features import Features, rows_per_chunk
 from stjepa_cli.encoders.heads import Head
 from stjepa_cli.evaluation.probes._folds import group_splits
 from stjepa_cli.evaluation.probes.base import Probe, ProbeResult, scored_by_clip
@@ -24,7 +24,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class Setting:
-    """One head's learning rate and weight decay."""
+    """Learning rate and weight decay of one head."""
 
     lr: float
     weight_decay: float
@@ -35,12 +35,12 @@ class AttentiveSettings:
     """How an attentive probe is fitted.
 
     Attributes:
-        num_blocks: self-attention blocks before the cross-attention block.
-        grid: what is tried; with a single setting nothing is chosen.
-        unchosen: what is taken where train has one group only.
-        epochs: passes over train.
-        batch_size: videos a step.
-        min_steps: a small train set is passed over until so many steps are made.
+        num_blocks: Number of self-attention blocks before the cross-attention block.
+        grid: Settings to try. With a single one nothing is chosen.
+        unchosen: The setting to use if train has a single group, so that nothing can be held out.
+        epochs: Passes over train.
+        batch_size: Clips per step.
+        min_steps: Minimum number of steps; small train sets are repeated until they are done.
     """
 
     num_blocks: int
@@ -51,14 +51,15 @@ class AttentiveSettings:
     min_steps: int = 100
 
     def num_steps(self, num_rows: int) -> int:
+        """Return the number of optimizer steps for a train set."""
         return max(self.min_steps, self.epochs * math.ceil(num_rows / self.batch_size))
 
 
 class AttentiveProbeBase(Probe):
-    """The setting of the best held-out groups of train, fitted again on all of train.
+    """A probe that chooses a setting on held-out groups of train, and is fitted again on all of train.
 
     Attributes:
-        settings: of the probe; an instance may be given others.
+        settings: Settings of the probe, which an instance may override.
     """
 
     takes_tokens = True
@@ -66,10 +67,10 @@ class AttentiveProbeBase(Probe):
     settings: AttentiveSettings
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
-        setting, chosen = choose(train, self.settings, seed, self.device, self.progress)
+        setting, chosen = choose(train, self.settings, seed, self.runtime)
         train = train.by_clip()
         order = train.by_id()
-        head = fit(train, order, (setting,), self.settings, seed, self.device, self.progress).head(0, num_classes)
+        head = fit(train, order, (setting,), self.settings, seed, self.runtime).head(0, num_classes)
         logits = head.logits(_tokens(test.by_clip())).cpu()
         if logits.isnan().any():
             raise StjepaError(f"the attentive probe diverged at learning rate {setting.lr:g}", fix="Give it lower learning rates.")
@@ -79,21 +80,29 @@ class AttentiveProbeBase(Probe):
 
 
 @dataclass(frozen=True)
-class Heads:
-    """What was fitted at once: weights (H, ...), the standardisation of tokens float32 (D,), and the classes int64 (C',)."""
+class HeadGrid:
+    """Heads that are fitted at once, one per setting.
+
+    Attributes:
+        weights: Weights (H, ...).
+        mean: float32 (D,), subtracted from tokens.
+        std: float32 (D,), that tokens are divided by afterwards.
+        classes: int64 (C',), the class number of each output.
+    """
 
     weights: dict[str, Tensor]
     mean: Tensor
     std: Tensor
     classes: Tensor
 
-    def head(self, place: int, num_classes: int) -> Head:
-        weights = {name: weight[place].detach().clone() for name, weight in self.weights.items()}
+    def head(self, index: int, num_classes: int) -> Head:
+        """Return one of the heads, for `num_classes` classes."""
+        weights = {name: weight[index].detach().clone() for name, weight in self.weights.items()}
         return Head("attentive", weights, self.mean, self.std, self.classes, num_classes)
 
     @torch.no_grad()
     def logits(self, features: Features, rows: Tensor) -> Tensor:
-        """float32 (H, K, C') of the videos at `rows`."""
+        """Return logits float32 (H, K, C') for the K rows at `rows`."""
         found = []
         for part in torch.split(rows, rows_at_once(self.weights, _tokens(features).shape[1])):
             with autocast(self.mean.device):
@@ -101,17 +110,16 @@ class Heads:
         return torch.cat(found, dim=1)
 
     def standardised(self, features: Features, rows: Tensor) -> Tensor:
+        """Return standardised tokens float32 (K, L, D) of the rows at `rows`."""
         return (_tokens(features)[rows].to(self.mean) - self.mean) / self.std
 
 
-def choose(
-    train: Features, settings: AttentiveSettings, seed: int, device: torch.device, progress: Progress = SILENT
-) -> tuple[Setting, dict[str, float]]:
-    """The setting with the most hits on held-out groups of train; of equal ones that of the lower cross-entropy.
+def choose(train: Features, settings: AttentiveSettings, seed: int, runtime: Runtime) -> tuple[Setting, dict[str, float]]:
+    """Choose the setting with the most hits on held-out groups of train. Ties are broken by the lower cross-entropy.
 
     Returns:
-        the setting, and on what it was chosen: `folds` held out (0: nothing was chosen), `settings` tried,
-        `held_out_groups`, `held_out_videos`, and `held_out_top1` of the chosen one.
+        The setting, and what it was chosen on: `folds` (0 if nothing was chosen), the number of `settings`, `held_out_groups`,
+        `held_out_videos`, and `held_out_top1`, the accuracy of the chosen setting.
     """
     if len(settings.grid) == 1:
         return settings.grid[0], {"settings": 1.0, "folds": 0.0}
@@ -120,25 +128,25 @@ def choose(
     clips, each, labels = train.by_clip(), torch.arange(train.num_clips), train.labels.cpu()
     for fit_rows, held_out in group_splits(train, seed):
         fit_clips, held_clips = ((rows[:, None] * len(each) + each).flatten() for rows in (fit_rows, held_out))
-        heads = fit(clips, fit_clips, settings.grid, settings, seed, device, progress)
-        logits = _spread(heads.logits(clips, held_clips).cpu(), heads.classes.cpu(), int(labels.max()) + 1)
-        shares = logits.softmax(dim=2).view(len(logits), len(held_out), len(each), -1).mean(dim=2)  # (H, K, C)
+        heads = fit(clips, fit_clips, settings.grid, settings, seed, runtime)
+        logits = _all_classes(heads.logits(clips, held_clips).cpu(), heads.classes.cpu(), int(labels.max()) + 1)
+        scores = logits.softmax(dim=2).view(len(logits), len(held_out), len(each), -1).mean(dim=2)  # (H, K, C)
         truths = labels[held_out]
-        sure = shares[:, torch.arange(len(truths)), truths].nan_to_num(nan=0.0)
-        hits += ((shares.argmax(dim=2) == truths) & (sure > 0)).sum(dim=1)
-        losses -= sure.double().log().sum(dim=1)
+        of_truth = scores[:, torch.arange(len(truths)), truths].nan_to_num(nan=0.0)
+        hits += ((scores.argmax(dim=2) == truths) & (of_truth > 0)).sum(dim=1)
+        losses -= of_truth.double().log().sum(dim=1)
         groups |= {train.groups[row] for row in held_out.tolist()}
         num_videos += len(held_out)
         num_folds += 1
     if not num_folds:
         return settings.unchosen, {"settings": 0.0, "folds": 0.0}
     best = min(range(len(settings.grid)), key=lambda i: (-hits[i].item(), losses[i].item(), i))
-    told = {"settings": len(settings.grid), "folds": num_folds, "held_out_groups": len(groups), "held_out_videos": num_videos}
-    return settings.grid[best], {**{k: float(v) for k, v in told.items()}, "held_out_top1": hits[best].item() / num_videos}
+    choice = {"settings": len(settings.grid), "folds": num_folds, "held_out_groups": len(groups), "held_out_videos": num_videos}
+    return settings.grid[best], {**{k: float(v) for k, v in choice.items()}, "held_out_top1": hits[best].item() / num_videos}
 
 
-def _spread(logits: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """(H, K, C') to (H, K, C) with -inf for absent classes."""
+def _all_classes(logits: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Widen logits (H, K, C') to (H, K, C), with -inf for classes that train lacks."""
     wide = torch.full((*logits.shape[:2], num_classes), -torch.inf)
     wide[:, :, classes] = logits
     return wide
@@ -150,31 +158,30 @@ def fit(
     grid: Sequence[Setting],
     settings: AttentiveSettings,
     seed: int,
-    device: torch.device,
-    progress: Progress = SILENT,
-) -> Heads:
-    """Fit a head for each setting, all with the same first weights and the same batches, on the same tokens read once.
+    runtime: Runtime,
+) -> HeadGrid:
+    """Fit one head per setting, all from the same initial weights and on the same batches.
 
-    AdamW with cosine decay to 0 and no warmup, as V-JEPA 2's. A head comes out as it would alone.
+    The optimizer is AdamW with a cosine decay to 0 and no warmup, as in V-JEPA 2. Each head is fitted as it would be alone.
 
     Args:
-        train: where the tokens are.
-        rows: int64 (K,), the videos to fit on, in an order that does not depend on how they are stored.
+        train: Features with tokens.
+        rows: int64 (K,), the rows to fit on, in an order that does not depend on how they are stored.
         grid: H settings.
-        settings: of everything else.
-        seed: of first weights and batches.
-        device: where it computes.
-        progress: listener.
+        settings: All other settings.
+        seed: Seed of initial weights and batches.
+        runtime: Device and progress.
     """
+    device = runtime.torch_device
     tokens, generator = _tokens(train), torch.Generator().manual_seed(seed)
     classes, targets = torch.unique(train.labels.cpu()[rows], return_inverse=True)
     mean, std = (part.to(device) for part in token_standardisation(tokens, rows))
     one = initial_weights(tokens.shape[2], len(classes), settings.num_blocks, generator)
     weights = {name: weight.to(device).repeat(len(grid), *[1] * weight.ndim).requires_grad_() for name, weight in one.items()}
-    heads, optimizer = Heads(weights, mean, std, classes.to(device)), AdamWs(weights, grid)
+    heads, optimizer = HeadGrid(weights, mean, std, classes.to(device)), GridAdamW(weights, grid)
     targets, num_steps = targets.to(device), settings.num_steps(len(rows))
-    told = f"attentive probe, {len(grid)} settings" if len(grid) > 1 else "attentive probe"
-    with progress.task(told, total=num_steps, unit="steps") as task:
+    name = f"attentive probe, {len(grid)} settings" if len(grid) > 1 else "attentive probe"
+    with runtime.progress.task(name, total=num_steps, unit="steps") as task:
         for step, batch in enumerate(_batches(len(rows), settings.batch_size, num_steps, generator)):
             for part in torch.split(batch, rows_at_once(weights, tokens.shape[1])):
                 with autocast(device):
@@ -188,7 +195,7 @@ def fit(
 
 
 def _batches(num_rows: int, batch_size: int, num_steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """`num_steps` batches of places, every place once a pass."""
+    """Yield `num_steps` batches of indices; a pass has every index once."""
     made = 0
     while True:
         for batch in torch.split(torch.randperm(num_rows, generator=generator), batch_size):
@@ -198,8 +205,8 @@ def _batches(num_rows: int, batch_size: int, num_steps: int, generator: torch.Ge
             made += 1
 
 
-class AdamWs:
-    """AdamW (arXiv 1711.05101) on weights (H, ...) whose first axis has a rate and a decay of its own each."""
+class GridAdamW:
+    """AdamW (arXiv 1711.05101) for weights (H, ...), with a learning rate and weight decay for each index of the first axis."""
 
     def __init__(self, weights: Mapping[str, Tensor], grid: Sequence[Setting]) -> None:
         self.weights, self.steps = weights, 0
@@ -209,13 +216,13 @@ class AdamWs:
         self.moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
 
     @torch.no_grad()
-    def step(self, share: float) -> None:
-        """One step at `share` of each rate, which forgets the gradients."""
+    def step(self, fraction: float) -> None:
+        """Make a step with a fraction of each learning rate, and clear the gradients."""
         self.steps += 1
         unbias = [1 - beta**self.steps for beta in BETAS]
         for name, weight in self.weights.items():
             assert weight.grad is not None
-            rates = (self.rates * share).view(-1, *[1] * (weight.ndim - 1))
+            rates = (self.rates * fraction).view(-1, *[1] * (weight.ndim - 1))
             first, second = self.moments[name]
             first.lerp_(weight.grad, 1 - BETAS[0])
             second.mul_(BETAS[1]).addcmul_(weight.grad, weight.grad, value=1 - BETAS[1])
@@ -226,10 +233,10 @@ class AdamWs:
 
 
 def token_standardisation(tokens: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel over the tokens (R, L, D) of some rows, float32 (D,); 1 where it is constant."""
+    """Return mean and deviation float32 (D,) of each channel over the tokens (R, L, D) of some rows. A constant channel has 1."""
     total, squares, count = torch.zeros(tokens.shape[2], dtype=torch.float64), torch.zeros(tokens.shape[2], dtype=torch.float64), 0
-    anchor = tokens[rows[0]].double().mean(dim=0)  # far from it squares would cancel
-    for part in torch.split(rows, rows_of(tokens)):
+    anchor = tokens[rows[0]].double().mean(dim=0)  # subtracted first, because squares of large values cancel
+    for part in torch.split(rows, rows_per_chunk(tokens)):
         x = tokens[part].flatten(0, 1).double() - anchor
         total, squares, count = total + x.sum(dim=0), squares + x.square().sum(dim=0), count + len(x)
     mean = total / count

@@ -1,4 +1,4 @@
-"""What fine-tuning trains, at which share of the rate, and on which clips in which order."""
+"""Parts of fine-tuning: the model, layer-wise learning rates, and the schedule of clips."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from stjepa_cli.core.prefetch import ordered_map
 from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.data.video import read_clip
 from stjepa_cli.encoders.heads import Head
-from stjepa_cli.evaluation.probes.base import Sources
+from stjepa_cli.evaluation.probes.base import VideoSource
 from stjepa_cli.models.student import Student
 
 HEAD_STD = 2e-5
-"""Of the first weights of the classifier, so that it starts by saying nothing (MAE)."""
+"""Deviation of the initial weights of the classifier, so small that it starts with equal scores (MAE)."""
 
 
 class Classifier(nn.Module):
     """A student and a linear layer on the mean of its tokens.
 
     Args:
-        student: it is trained.
+        student: The student to train.
         num_classes: C'.
-        generator: draws the first weights of the linear layer.
+        generator: Random generator of the initial weights of the linear layer.
     """
 
     def __init__(self, student: Student, num_classes: int, generator: torch.Generator) -> None:
@@ -40,11 +40,11 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, clips: Tensor, kept: Tensor) -> Tensor:
-        """Logits float32 (B, C') of clips (B, T, 3, S, S), 0 to 255.
+        """Return logits float32 (B, C').
 
         Args:
-            clips: as above; whole numbers or not.
-            kept: float32 (B, D), what each channel of the mean counts: dropout.
+            clips: Clips (B, T, 3, S, S) with values from 0 to 255, of any type.
+            kept: float32 (B, D), the dropout factor of each channel.
         """
         with autocast(clips.device):
             tokens: Tensor = self.student(clips)
@@ -52,14 +52,14 @@ class Classifier(nn.Module):
         return logits
 
     def as_head(self, classes: Tensor, num_classes: int) -> Head:
-        """The linear layer alone, for outputs that stand for `classes` int64 (C',) of `num_classes`."""
+        """Return the linear layer as a head, whose outputs stand for `classes` int64 (C',) of `num_classes`."""
         weight, bias = (parameter.detach().clone() for parameter in (self.head.weight, self.head.bias))
         mean, std = torch.zeros_like(weight[0]), torch.ones_like(weight[0])
         return Head("linear", {"weight": weight, "bias": bias}, mean, std, classes.to(weight.device), num_classes)
 
 
-def rate_share(name: str, student: Student, decay: float) -> float:
-    """Share of the rate that a parameter of a classifier learns with: `decay` to the power of its depth below the head.
+def rate_factor(name: str, student: Student, decay: float) -> float:
+    """Return the factor of the learning rate of a parameter: `decay` to the power of its depth below the head.
 
     ```text
     head, norm 1    last block decay    ...    first block decay^L    embedding decay^(L + 1)
@@ -79,14 +79,14 @@ def rate_share(name: str, student: Student, decay: float) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which videos each step takes: a function of its fields alone.
+    """The videos of each step, decided by these fields alone.
 
     Attributes:
         num_videos: R.
-        batch_size: of a step.
-        steps_per_epoch: whole batches in a pass; what is left over is passed by, other videos each time.
-        num_steps: of all epochs.
-        seed: of everything.
+        batch_size: Clips per step.
+        steps_per_epoch: Whole batches in a pass. The videos left over are skipped, other ones in each pass.
+        num_steps: Steps of all epochs.
+        seed: Random seed.
     """
 
     num_videos: int
@@ -97,54 +97,55 @@ class Schedule:
 
     @classmethod
     def of(cls, num_videos: int, *, batch_size: int, epochs: int, seed: int) -> Schedule:
-        """Of `epochs` passes in batches of `batch_size`; fewer videos than that are one batch."""
+        """Return the schedule of `epochs` passes in batches of `batch_size`. Fewer videos than that are one batch."""
         size = min(batch_size, num_videos)
         steps_per_epoch = num_videos // size
         return cls(num_videos, size, steps_per_epoch, epochs * steps_per_epoch, seed)
 
-    def places(self) -> Generator[tuple[int, int]]:
-        """(epoch from 0, place of a video) of each clip, step after step."""
+    def clips(self) -> Generator[tuple[int, int]]:
+        """Yield (epoch from 0, index of the video) of each clip, step after step."""
         for epoch in range(self.num_steps // self.steps_per_epoch):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(self.num_videos, generator=generator).tolist()
-            yield from ((epoch, place) for place in order[: self.steps_per_epoch * self.batch_size])
+            yield from ((epoch, index) for index in order[: self.steps_per_epoch * self.batch_size])
 
 
-def started(sources: Sources) -> Student:
-    """A copy of the student to train, which takes clips as they are cut here.
+def trainable_copy(source: VideoSource) -> Student:
+    """Return a trainable copy of the student that takes clips as `source` cuts them.
 
     Raises:
-        ConfigError: they have another lattice than the clips that it takes.
+        ConfigError: These clips have another geometry than the student takes.
     """
-    own, clip = sources.student.spec, sources.clip
+    own, clip = source.student.spec, source.clip
     if replace(clip, sampling=own.sampling, stride=own.stride) != own:
         raise ConfigError("the student takes other clips", got=clip, expected=own)
-    student = copy.deepcopy(sources.student).requires_grad_(True)
+    student = copy.deepcopy(source.student).requires_grad_(True)
     student.spec = clip
     return student
 
 
-def batches(sources: Sources, videos: Sequence[VideoItem], schedule: Schedule) -> Generator[tuple[Tensor, Tensor]]:
-    """Clips uint8 (B, T, 3, S, S) and places int64 (B,) of the videos that they are views of, decoded a batch ahead.
+def batches(source: VideoSource, videos: Sequence[VideoItem], schedule: Schedule) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield clips uint8 (B, T, 3, S, S) and the indices int64 (B,) of their videos, decoded a batch ahead.
 
-    Where a view is damaged the centre, which was decoded before, stands in; the listener is told once of each such video.
+    Where a random view cannot be decoded, the centre clip takes its place, and a message names the video once.
     """
 
     def read(request: tuple[int, int]) -> tuple[Tensor, int, VideoError | None]:
-        epoch, place = request
-        item = videos[place]
+        epoch, index = request
+        item = videos[index]
         try:
-            return read_clip(item.path, sources.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, place, None
+            return read_clip(item.path, source.clip, clip_id=item.id, view=epoch + 1, seed=schedule.seed).pixels, index, None
         except VideoError as error:
-            return read_clip(item.path, sources.clip).pixels, place, error
+            return read_clip(item.path, source.clip).pixels, index, error
 
-    told: set[int] = set()
-    decoded = ordered_map(read, schedule.places(), num_workers=sources.workers, look_ahead=schedule.batch_size + 2 * sources.workers)
+    reported: set[int] = set()
+    workers = source.runtime.workers
+    decoded = ordered_map(read, schedule.clips(), num_workers=workers, look_ahead=schedule.batch_size + 2 * workers)
     with closing(decoded):
         for _ in range(schedule.num_steps):
             found = [next(decoded) for _ in range(schedule.batch_size)]
-            for _, place, error in found:
-                if error is not None and place not in told:
-                    told.add(place)
-                    sources.progress.note(f"trained on its centre where a view cannot be decoded: {error}")
-            yield torch.stack([clip for clip, *_ in found]), torch.tensor([place for _, place, _ in found])
+            for _, index, error in found:
+                if error is not None and index not in reported:
+                    reported.add(index)
+                    source.runtime.progress.note(f"the centre clip takes the place of a view that cannot be decoded: {error}")
+            yield torch.stack([clip for clip, *_ in found]), torch.tensor([index for _, index, _ in found])

@@ -1,4 +1,4 @@
-"""How train is split to choose on: by groups, so that videos cut from one source are never on both sides."""
+"""Splits of train for choosing settings: by groups, so that videos from one source are never on both sides."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NUM_FOLDS = 5
 
 
 def group_splits(train: Features, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (to fit on, to choose on), int64 in the order of ids, that share no group name, and so no source of any class.
+    """Yield pairs of rows (to fit on, to choose on), int64 in the order of ids, that share no group.
 
-    One pair, a fifth of the groups held out, where every class has a group in every fold; otherwise each fold is held out
-    in its turn; none where there is a single group.
+    If every class has a group in every fold, there is one pair with a fifth of the groups held out. Otherwise each fold is held out
+    in turn. There is no pair if train has a single group.
     """
     order = train.by_id()
-    fold_of = deal_groups(train, seed)
+    fold_of = assign_folds(train, seed)
     num_folds = max(fold_of.values()) + 1
     folds = torch.tensor([fold_of[train.groups[row]] for row in order.tolist()])
     labels = train.labels.cpu()[order]
@@ -31,18 +31,18 @@ def group_splits(train: Features, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield order[folds != fold], order[folds == fold]
 
 
-def deal_groups(train: Features, seed: int) -> dict[str, int]:
-    """Each group's fold, 0 to at most 4: class by class, so that each class is spread over the folds."""
+def assign_folds(train: Features, seed: int) -> dict[str, int]:
+    """Return the fold of each group, 0 to at most 4, such that each class is spread over the folds."""
     groups_of: dict[int, set[str]] = {}
     for label, group in zip(train.labels.tolist(), train.groups, strict=True):
         groups_of.setdefault(label, set()).add(group)
     num_folds = min(NUM_FOLDS, len(set(train.groups)))
-    draw, fold_of, sizes = random.Random(seed), dict[str, int](), Counter[int]()
+    rng, fold_of, sizes = random.Random(seed), dict[str, int](), Counter[int]()
     for label in sorted(groups_of):
-        undealt = sorted(groups_of[label] - set(fold_of))
-        draw.shuffle(undealt)
+        unassigned = sorted(groups_of[label] - set(fold_of))
+        rng.shuffle(unassigned)
         taken = Counter(fold_of[group] for group in groups_of[label] if group in fold_of)
-        for group in undealt:
+        for group in unassigned:
             fold = min(range(num_folds), key=lambda i: (taken[i], sizes[i], i))
             fold_of[group] = fold
             taken[fold] += 1

@@ -1,7 +1,7 @@
-"""V-JEPA 2's attentive probe (arXiv 2506.09985): three self-attention blocks, one cross-attention block with a learned query.
+"""V-JEPA 2's attentive probe: three self-attention blocks, then a cross-attention block with a learned query (arXiv 2506.09985).
 
-Its 20 settings, 5 learning rates by 4 weight decays, are fitted in one pass. V-JEPA 2 reports the best of them on the very set
-that is reported; here the setting is chosen on held-out groups of train, and the probe is fitted again on all of train.
+The 20 settings, 5 learning rates by 4 weight decays, are fitted in one pass over the tokens. V-JEPA 2 reports the best of them on
+the very set that it reports. Here the setting is chosen on held-out groups of train, and the probe is fitted again on all of train.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ DECAYS = (0.01, 0.1, 0.4, 0.8)
 
 
 class AttentiveProbe(AttentiveProbeBase):
-    """Four blocks on the tokens, then one linear layer."""
+    """Four attention blocks on the tokens, then one linear layer."""
 
     settings = AttentiveSettings(
         num_blocks=3,

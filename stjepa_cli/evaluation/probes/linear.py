@@ -1,7 +1,7 @@
 """Linear probe: multinomial logistic regression on standardised frozen features.
 
-Its L2 strength is chosen on train videos alone, held out by whole groups, and the probe is then fitted again on all of
-them. The loss is mean cross-entropy + strength / 2 * |W|^2 with free biases: scikit-learn's C is 1 / (strength * R).
+The L2 strength is chosen on held-out groups of train, and the probe is then fitted again on all of train. The loss is
+mean cross-entropy + strength / 2 * |W|^2 without a penalty on biases, so scikit-learn's C is 1 / (strength * R).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from stjepa_cli.evaluation.probes.base import Probe, ProbeResult, scored_by_clip
 STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 UNCHOSEN_STRENGTH = 0.01
 MAX_STEPS = 200
-SWEEP_TOLERANCE = 1e-4  # largest entry of the gradient; enough to rank the strengths
+SWEEP_TOLERANCE = 1e-4  # largest entry of the gradient: enough to rank the strengths
 FINAL_TOLERANCE = 1e-5
 
 
 class LinearProbe(Probe):
-    """One linear layer; the features stay as they are. It is fitted on clips, and scores of a test video's clips are averaged."""
+    """One linear layer, fitted on clips. Class probabilities are averaged over the clips of a test video."""
 
     gives_head = True
 
@@ -35,19 +35,19 @@ class LinearProbe(Probe):
 
 
 def choose_strength(train: Features, seed: int) -> dict[str, float]:
-    """The strength with the best accuracy on held-out groups of train; the strongest of equal ones.
+    """Choose the strength with the best accuracy on held-out groups of train. Of equally good ones the strongest is taken.
 
     Returns:
-        `strength`, and on what it was chosen: `folds` held out (0: there is one group, so the default was taken),
-        `held_out_groups`, `held_out_videos`, and `held_out_top1` of the chosen strength.
+        `strength`, and what it was chosen on: `folds` (0 if there is one group, so that the default is taken), `held_out_groups`,
+        `held_out_videos`, and `held_out_top1`, the accuracy of the chosen strength.
     """
     hits, groups, num_videos, num_folds = [0] * len(STRENGTHS), set[str](), 0, 0
     for fit_rows, held_out_rows in group_splits(train, seed):
         held_out, problem, start = train.rows(held_out_rows), Problem.of(train.rows(fit_rows).by_clip()), None
-        for i, strength in enumerate(STRENGTHS):  # from the last one's weights: the next is never far away
+        for i, strength in enumerate(STRENGTHS):  # starting from the weights of the previous strength, which are close
             start = problem.solve(strength, SWEEP_TOLERANCE, start)
-            shares = problem.logits(start, held_out.by_clip().values).softmax(dim=1)
-            best = problem.classes[shares.view(len(held_out), -1, shares.shape[1]).mean(dim=1).argmax(dim=1)]
+            scores = problem.logits(start, held_out.by_clip().values).softmax(dim=1)
+            best = problem.classes[scores.view(len(held_out), -1, scores.shape[1]).mean(dim=1).argmax(dim=1)]
             hits[i] += int((best == held_out.labels).sum())
         groups |= set(held_out.groups)
         num_videos += len(held_out)
@@ -65,16 +65,13 @@ def choose_strength(train: Features, seed: int) -> dict[str, float]:
 
 
 def fit(train: Features, num_classes: int, strength: float, tolerance: float) -> Head:
-    """Fit on all of `train`.
+    """Fit a linear head on all of `train`. Classes that train lacks are never predicted.
 
     Args:
         train: R rows.
         num_classes: C.
-        strength: of the L2 penalty.
-        tolerance: stop when no entry of the gradient is larger.
-
-    Returns:
-        a linear head; classes that train does not have are never its answer.
+        strength: Strength of the L2 penalty.
+        tolerance: Stop when no entry of the gradient is larger than this.
     """
     problem = Problem.of(train)
     weights = problem.solve(strength, tolerance)
@@ -83,22 +80,23 @@ def fit(train: Features, num_classes: int, strength: float, tolerance: float) ->
 
 
 def standardisation(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, float32 (F,); 1 instead of the deviation where a column is constant."""
+    """Return mean and standard deviation of each column, float32 (F,). A constant column has the deviation 1."""
     exact = values.double()
     mean, std = exact.mean(dim=0), exact.std(dim=0, correction=0)
-    constant = std <= 1e-6 * mean.abs()  # what float32 cannot tell from a constant is noise
+    constant = std <= 1e-6 * mean.abs()  # smaller deviations are rounding errors of float32
     return mean.float(), std.masked_fill(constant, 1.0).float()
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted, once for all strengths.
+    """Standardised features and targets of a logistic regression, prepared once for all strengths.
 
     Attributes:
-        x: float32 (R, F), standardised.
-        targets: int64 (R,), places in `classes`.
-        classes: int64 (C,), those that are there.
-        mean, std: float32 (F,), of the columns as they came.
+        x: float32 (R, F), standardised features.
+        targets: int64 (R,), indices into `classes`.
+        classes: int64 (C',), the classes that train has.
+        mean: float32 (F,), column means before standardisation.
+        std: float32 (F,), column deviations before standardisation.
     """
 
     x: Tensor
@@ -109,24 +107,25 @@ class Problem:
 
     @classmethod
     def of(cls, train: Features) -> Problem:
+        """Prepare the features of a train set."""
         mean, std = standardisation(train.values)
         classes, targets = torch.unique(train.labels, return_inverse=True)
         return cls((train.values - mean) / std, targets, classes, mean, std)
 
     def logits(self, weights: Tensor, values: Tensor) -> Tensor:
-        """float32 (Q, C) of features as they come (Q, F)."""
+        """Return logits float32 (Q, C') for features (Q, F) that are not standardised."""
         return torch.addmm(weights[:, -1], (values - self.mean) / self.std, weights[:, :-1].T)
 
     def solve(self, strength: float, tolerance: float, start: Tensor | None = None) -> Tensor:
-        """Minimise mean cross-entropy + strength / 2 * |W|^2 by L-BFGS on all rows at once.
+        """Minimise mean cross-entropy + strength / 2 * |W|^2 with L-BFGS on all rows at once.
 
         Args:
-            strength: of the penalty; biases are free.
-            tolerance: largest entry of the gradient at the end.
-            start: weights to begin with; zeros if None.
+            strength: Strength of the penalty, which biases are exempt from.
+            tolerance: Largest entry of the gradient at the end.
+            start: Initial weights, or None for zeros.
 
         Returns:
-            float32 (C, F + 1), the biases in the last column.
+            Weights float32 (C', F + 1), with the biases in the last column.
         """
         shape = len(self.classes), self.x.shape[1] + 1
         weights = self.x.new_zeros(shape) if start is None else start.clone()
@@ -135,14 +134,14 @@ class Problem:
         )
         truths, num_rows = self.targets[:, None], len(self.x)
 
-        def loss() -> Tensor:  # the gradient by hand and in place: autograd takes 1.7 times as long here
-            log_shares = torch.addmm(weights[:, -1], self.x, weights[:, :-1].T).log_softmax(dim=1)
-            surprise = -log_shares.gather(1, truths).mean()
-            error = log_shares.exp_()
+        def loss() -> Tensor:  # the gradient is computed by hand and in place, because autograd takes 1.7 times as long
+            log_probs = torch.addmm(weights[:, -1], self.x, weights[:, :-1].T).log_softmax(dim=1)
+            cross_entropy = -log_probs.gather(1, truths).mean()
+            error = log_probs.exp_()
             error.scatter_add_(1, truths, error.new_full((1, 1), -1.0).expand(num_rows, 1))
-            slope = (error.T @ self.x).div_(num_rows).add_(weights[:, :-1], alpha=strength)
-            weights.grad = torch.cat([slope, error.mean(dim=0)[:, None]], dim=1)
-            return surprise + strength / 2 * weights[:, :-1].square().sum()
+            gradient = (error.T @ self.x).div_(num_rows).add_(weights[:, :-1], alpha=strength)
+            weights.grad = torch.cat([gradient, error.mean(dim=0)[:, None]], dim=1)
+            return cross_entropy + strength / 2 * weights[:, :-1].square().sum()
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
         return weights

@@ -1,4 +1,4 @@
-"""Video retrieval, the UCF-101 protocol: test videos ask, train videos answer (CoCLR, arXiv 2010.09709)."""
+"""Video retrieval, the UCF-101 protocol: test videos are queries, train videos the gallery (CoCLR, arXiv 2010.09709)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,40 @@ from torch import Tensor
 
 from stjepa_cli.core.errors import StjepaError
 from stjepa_cli.encoders.features import Features
-from stjepa_cli.evaluation.probes.base import Probe, ProbeResult, nearest
+from stjepa_cli.evaluation.probes._nearest import nearest
+from stjepa_cli.evaluation.probes.base import Probe, ProbeResult
 
 RECALLS = (1, 5, 10, 20, 50)
 
 
 class RetrievalProbe(Probe):
-    """Share of test videos that find a train video of their class among the k nearest."""
+    """Fraction of test videos with a train video of their class among the k nearest."""
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
         if len(test) < 2:
             raise StjepaError("retrieval subtracts the mean of the test set", got="a test set of 1 video", expected="2 or more")
-        _, rows = nearest(centred(test.values), centred(train.values), max(RECALLS))
+        _, rows = rank(train.values, test.values, max(RECALLS))
         hits = train.labels[rows] == test.labels[:, None]
-        figures = {f"r{k}": hits[:, :k].any(dim=1).double().mean().item() for k in RECALLS}
-        return ProbeResult(figures, hits=hits[:, 0].double().cpu())
+        metrics = {f"r{k}": hits[:, :k].any(dim=1).double().mean().item() for k in RECALLS}
+        return ProbeResult(metrics, hits=hits[:, 0].double().cpu())
+
+
+def rank(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k nearest train videos of each test video.
+
+    Args:
+        train: float32 (R, F).
+        test: float32 (Q, F).
+        k: Number of neighbours.
+
+    Returns:
+        Cosine similarities float32 (Q, k) and rows of train int64 (Q, k), the nearest first.
+    """
+    return nearest(centred(test), centred(train), k)
 
 
 def centred(values: Tensor) -> Tensor:
-    """Features (R, F) without the mean of their set, as unit rows."""
+    """Subtract the mean of a set from its features (R, F), and return unit vectors."""
     return F.normalize(values - values.mean(dim=0), dim=1)
 
 

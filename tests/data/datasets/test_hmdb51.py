@@ -8,7 +8,7 @@ import pytest
 
 from stjepa_cli.core.errors import DatasetError
 from stjepa_cli.data.datasets.base import open_dataset
-from stjepa_cli.evaluation.evaluate import refuse_leaks
+from stjepa_cli.evaluation.leaks import refuse_leaks
 from tests.labelled import HMDB_CLASSES, write_tiny_hmdb51
 
 

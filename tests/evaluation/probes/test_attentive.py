@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from stjepa_cli.core.errors import StjepaError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.encoders.features import Features
-from stjepa_cli.evaluation.probes import attentive, attentive1
+from stjepa_cli.evaluation.probes import attentive, attentive_pool
 from stjepa_cli.evaluation.probes._attention import (
-    AdamWs,
     AttentiveProbeBase,
     AttentiveSettings,
+    GridAdamW,
     Setting,
     choose,
     fit,
     token_standardisation,
 )
 from stjepa_cli.evaluation.probes._folds import group_splits
-from stjepa_cli.evaluation.probes.base import CPU
 from stjepa_cli.evaluation.probes.linear import LinearProbe
 from stjepa_cli.models.attentive import decays
 
@@ -35,6 +35,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+CPU = Runtime("cpu")
 FEW = (Setting(1e-3, 0.01), Setting(3e-3, 0.1))
 
 
@@ -71,9 +72,9 @@ def probe(num_blocks: int, grid: tuple[Setting, ...] = FEW, **settings: int) -> 
 
 def test_a_relation_of_two_tokens_is_learnt_that_a_linear_probe_cannot() -> None:
     train, test = relation(512, "train", 0), relation(200, "test", 1)
-    assert LinearProbe().fit_score(train, test, 2, seed=0).figures["top1"] < 0.65
+    assert LinearProbe().fit_score(train, test, 2, seed=0).metrics["top1"] < 0.65
     result = probe(3, grid=(Setting(5e-3, 0.01),), min_steps=160, epochs=1).fit_score(train, test, 2, seed=0)
-    assert result.figures["top1"] > 0.9
+    assert result.metrics["top1"] > 0.9
 
 
 @pytest.mark.parametrize("num_blocks", [0, 2])
@@ -95,7 +96,7 @@ def test_adamw_with_rates_of_their_own_equals_torch() -> None:
         torch.optim.AdamW([{"params": [w], "weight_decay": s.weight_decay * decays(n)} for n, w in peer.items()], lr=s.lr)
         for s, peer in zip(grid, peers, strict=True)
     ]
-    ours = AdamWs(weights, grid)
+    ours = GridAdamW(weights, grid)
     for _ in range(3):
         for name, weight in weights.items():
             weight.grad = torch.randn_like(weight)
@@ -128,7 +129,7 @@ def test_nothing_is_chosen_with_a_single_group_or_a_single_setting() -> None:
     train = small(20)
     one_group = replace(train, groups=("g",) * 20)
     assert choose(one_group, probe(0).settings, 0, CPU) == (FEW[0], {"settings": 0.0, "folds": 0.0})
-    assert choose(train, attentive1.plugin.settings, 0, CPU) == (Setting(1e-3, 0.01), {"settings": 1.0, "folds": 0.0})
+    assert choose(train, attentive_pool.plugin.settings, 0, CPU) == (Setting(1e-3, 0.01), {"settings": 1.0, "folds": 0.0})
     assert len(attentive.plugin.settings.grid) == 20
 
 
@@ -146,7 +147,7 @@ def test_half_precision_tokens_give_the_figures_of_single_precision() -> None:
     train, test = small(), small(30, side="test", seed=1)
     half = [replace(side, tokens=side.tokens.half()) for side in (train, test) if side.tokens is not None]
     made = probe(0, FEW[1:], min_steps=50)
-    assert made.fit_score(train, test, 3, seed=0).figures == made.fit_score(half[0], half[1], 3, seed=0).figures
+    assert made.fit_score(train, test, 3, seed=0).metrics == made.fit_score(half[0], half[1], 3, seed=0).metrics
 
 
 def test_standardisation_of_tokens_equals_that_of_all_at_once() -> None:

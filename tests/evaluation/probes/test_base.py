@@ -11,9 +11,11 @@ from sklearn.metrics import top_k_accuracy_score
 
 from stjepa_cli.core import plugins
 from stjepa_cli.core.errors import ConfigError, StjepaError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.probes._attention import AttentiveProbeBase, Setting
-from stjepa_cli.evaluation.probes.base import Probe, VideoProbe, build, highest, nearest, top_k_accuracy
+from stjepa_cli.evaluation.probes._nearest import highest, nearest
+from stjepa_cli.evaluation.probes.base import Probe, VideoProbe, build, top_k_accuracy
 
 
 def make_features(num_rows: int, *, num_classes: int = 4, dim: int = 6, noise: float = 1.0, side: str = "train", seed: int = 0) -> Features:
@@ -56,8 +58,8 @@ class TestEveryProbe:
 
     def test_figures_are_shares_and_scores_are_distributions(self, name: str) -> None:
         result = made(name).fit_score(make_features(60), make_features(21, side="test", seed=1), 4, seed=0)
-        assert result.figures
-        assert all(0 <= figure <= 1 for figure in result.figures.values())
+        assert result.metrics
+        assert all(0 <= figure <= 1 for figure in result.metrics.values())
         if result.scores is not None:
             assert result.scores.shape == (21, 4)
             assert torch.allclose(result.scores.sum(dim=1), torch.ones(21), atol=1e-5)
@@ -67,7 +69,7 @@ class TestEveryProbe:
         shuffled, mixed = train.rows(torch.randperm(60)), torch.randperm(21)
         first = made(name).fit_score(train, test, 4, seed=0)
         second = made(name).fit_score(shuffled, test.rows(mixed), 4, seed=0)
-        assert first.figures == second.figures
+        assert first.metrics == second.metrics
         assert first.chosen == second.chosen
         if first.scores is not None and second.scores is not None:
             assert torch.allclose(first.scores[mixed], second.scores, atol=1e-6)
@@ -76,8 +78,8 @@ class TestEveryProbe:
         key = HEADLINES.get(name, "top1")
         easy = made(name).fit_score(make_features(80, noise=0.01), make_features(40, noise=0.01, side="test", seed=1), 4, seed=0)
         hopeless = made(name).fit_score(make_features(80, noise=1e3), make_features(400, noise=1e3, side="test", seed=1), 4, seed=0)
-        assert easy.figures[key] == 1.0
-        assert abs(hopeless.figures[key] - 0.25) < 0.1
+        assert easy.metrics[key] == 1.0
+        assert abs(hopeless.metrics[key] - 0.25) < 0.1
 
     def test_test_labels_are_for_scoring_only(self, name: str) -> None:
         train, test = make_features(60), make_features(21, side="test", seed=1)
@@ -88,7 +90,7 @@ class TestEveryProbe:
 
     def test_one_train_row_is_enough(self, name: str) -> None:
         result = made(name).fit_score(make_features(1), make_features(8, side="test", seed=1), 4, seed=0)
-        assert result.figures[HEADLINES.get(name, "top1")] == 0.25  # all are taken for the only class there is
+        assert result.metrics[HEADLINES.get(name, "top1")] == 0.25  # all are taken for the only class there is
 
     def test_constant_columns_and_collapsed_features_give_finite_figures(self, name: str) -> None:
         train, test = make_features(60), make_features(21, side="test", seed=1)
@@ -102,7 +104,7 @@ class TestEveryProbe:
                 for side, part in ((train, values[:60]), (test, values[60:]))
             )
             result = made(name).fit_score(flat_train, flat_test, 4, seed=0)
-            assert all(0 <= figure <= 1 for figure in result.figures.values())
+            assert all(0 <= figure <= 1 for figure in result.metrics.values())
             assert result.scores is None or bool(result.scores.isfinite().all())
 
     def test_several_clips_that_are_alike_say_what_one_says(self, name: str) -> None:
@@ -111,7 +113,7 @@ class TestEveryProbe:
             pytest.skip("three times the rows are other batches")
         thrice = [replace(side, clips=side.values[:, None].repeat(1, 3, 1)) for side in (train, test)]
         one, many = made(name).fit_score(train, test, 4, seed=0), made(name).fit_score(thrice[0], thrice[1], 4, seed=0)
-        assert many.figures == one.figures
+        assert many.metrics == one.metrics
         assert one.scores is None or torch.allclose(many.scores, one.scores, atol=2e-3)  # type: ignore[arg-type]
 
     @pytest.mark.cuda
@@ -121,9 +123,9 @@ class TestEveryProbe:
         if num_clips > 1:
             train, test = (replace(side, clips=side.values[:, None].repeat(1, 2, 1)) for side in (train, test))
         there = made(name)
-        there.device = torch.device("cuda")
+        there.runtime = Runtime("cuda")
         found, wanted = there.fit_score(train, test, 4, seed=0), made(name).fit_score(train, test, 4, seed=0)
-        assert found.figures == pytest.approx(wanted.figures, abs=0.05)
+        assert found.metrics == pytest.approx(wanted.metrics, abs=0.05)
         assert found.scores is None or found.scores.device.type == "cpu"
 
     def test_what_cannot_be_fitted_is_refused_in_one_sentence(self, name: str) -> None:
@@ -139,7 +141,7 @@ class TestEveryProbe:
 def test_an_unknown_probe_is_refused_with_those_that_exist() -> None:
     with pytest.raises(
         ConfigError,
-        match="unknown probe: got 'quadratic', expected one of attentive, attentive1, fewshot, finetune, knn, linear, retrieval",
+        match="unknown probe: got 'quadratic', expected one of attentive, attentive_pool, fewshot, finetune, knn, linear, retrieval",
     ):
         build("quadratic")
 

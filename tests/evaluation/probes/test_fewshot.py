@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestCentroid
 
 from stjepa_cli.encoders.features import Features
-from stjepa_cli.evaluation.probes.fewshot import NUM_DRAWS, FewShotProbe, correct, draw
+from stjepa_cli.evaluation.probes.fewshot import NUM_SAMPLES, FewShotProbe, correct, sample
 
 
 def make(num_groups: int, clips: int, *, side: str = "train", seed: int = 0) -> Features:
@@ -25,7 +25,7 @@ def make(num_groups: int, clips: int, *, side: str = "train", seed: int = 0) -> 
 def test_each_class_gives_k_videos_of_as_many_groups_as_it_has(k: int) -> None:
     train = make(5, 3)
     for seed in range(4):
-        drawn = train.rows(draw(train, k, str(seed)))
+        drawn = train.rows(sample(train, k, str(seed)))
         assert len(set(drawn.ids)) == 3 * k
         for label in range(3):
             groups = [group for group, own in zip(drawn.groups, drawn.labels.tolist(), strict=True) if own == label]
@@ -37,8 +37,8 @@ def test_each_class_gives_k_videos_of_as_many_groups_as_it_has(k: int) -> None:
 
 def test_the_seed_decides_what_is_drawn() -> None:
     train = make(5, 3)
-    assert torch.equal(draw(train, 2, "0/1"), draw(train, 2, "0/1"))
-    assert not torch.equal(draw(train, 2, "0/1"), draw(train, 2, "0/2"))
+    assert torch.equal(sample(train, 2, "0/1"), sample(train, 2, "0/1"))
+    assert not torch.equal(sample(train, 2, "0/1"), sample(train, 2, "0/2"))
 
 
 def test_accuracy_equals_scikit_learn() -> None:
@@ -52,10 +52,10 @@ def test_accuracy_equals_scikit_learn() -> None:
 
 def test_figures_are_mean_and_deviation_over_the_draws() -> None:
     train, test = make(5, 3), make(4, 4, side="test", seed=1)
-    figures = FewShotProbe().fit_score(train, test, 3, seed=7).figures
+    figures = FewShotProbe().fit_score(train, test, 3, seed=7).metrics
     assert list(figures) == ["k1", "k1_std", "k5", "k5_std", "k10", "k10_std"]
     ordered = train.rows(train.by_id())
-    shares = [float(correct(ordered.rows(draw(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_DRAWS)]
+    shares = [float(correct(ordered.rows(sample(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_SAMPLES)]
     assert figures["k5"] == pytest.approx(statistics.mean(shares))
     assert figures["k5_std"] == pytest.approx(statistics.stdev(shares))
     assert figures["k10"] > figures["k1"]
@@ -63,6 +63,6 @@ def test_figures_are_mean_and_deviation_over_the_draws() -> None:
 
 def test_what_some_class_has_too_few_videos_for_is_left_out() -> None:
     train, test = make(3, 2), make(4, 4, side="test", seed=1)
-    assert list(FewShotProbe().fit_score(train, test, 3, seed=0).figures) == ["k1", "k1_std", "k5", "k5_std"]
+    assert list(FewShotProbe().fit_score(train, test, 3, seed=0).metrics) == ["k1", "k1_std", "k5", "k5_std"]
     fewer = train.rows(torch.arange(2, len(train)))
-    assert list(FewShotProbe().fit_score(fewer, test, 3, seed=0).figures) == ["k1", "k1_std"]
+    assert list(FewShotProbe().fit_score(fewer, test, 3, seed=0).metrics) == ["k1", "k1_std"]

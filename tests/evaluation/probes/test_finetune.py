@@ -12,6 +12,7 @@ import torch
 
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import ConfigError, StjepaError, VideoError
+from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.data.eval_clips import EvalClips
@@ -21,15 +22,16 @@ from stjepa_cli.encoders.base import encode_videos
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.evaluation.probes import _finetuning
-from stjepa_cli.evaluation.probes._finetuning import Classifier, Schedule, batches, rate_share
-from stjepa_cli.evaluation.probes.base import CPU, ProbeResult, Sources
-from stjepa_cli.evaluation.probes.finetune import FinetuneProbe, FinetuneSettings, Pass
+from stjepa_cli.evaluation.probes._finetuning import Classifier, Schedule, batches, rate_factor
+from stjepa_cli.evaluation.probes.base import ProbeResult, VideoSource
+from stjepa_cli.evaluation.probes.finetune import FinetuneProbe, FinetuneSettings, TrainStep
 from stjepa_cli.evaluation.probes.linear import LinearProbe
 from stjepa_cli.models.student import Student
 from stjepa_cli.training.augmentation import DropPath
 from stjepa_cli.training.optim import ScheduledOptimizer, learning_rate
 from tests.media import truncate, write_video
 
+RUNTIME = Runtime("cpu")
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
 NUM_FRAMES, SIDE, SQUARE = 12, 32, 8
 NUM_TRAIN, NUM_TEST = 24, 24
@@ -88,16 +90,17 @@ class Listener:
 class Scene:
     """Videos of two motions, and a student that has learned nothing."""
 
-    sources: Sources
+    source: VideoSource
     train: Features
     test: Features
 
     def run(
-        self, settings: FinetuneSettings = QUICK, *, seed: int = 0, num_classes: int = 2, device: torch.device = CPU, **sources: object
+        self, settings: FinetuneSettings = QUICK, *, seed: int = 0, num_classes: int = 2, runtime: Runtime = RUNTIME, **source: object
     ) -> ProbeResult:
-        """What fine-tuning finds, with some of the sources replaced."""
+        """Fine-tune with some fields of the source replaced."""
         probe = FinetuneProbe()
-        probe.device, probe.settings, probe.sources = device, settings, replace(self.sources, **sources)  # type: ignore[arg-type]
+        probe.runtime, probe.settings = runtime, settings
+        probe.source = replace(self.source, runtime=runtime, **source)  # type: ignore[arg-type]
         return probe.fit_score(self.train, self.test, num_classes, seed)
 
     def labelled(self, labels: torch.Tensor) -> Scene:
@@ -110,7 +113,7 @@ class Scene:
 
 
 def features_of(student: Student, items: list[VideoItem]) -> Features:
-    rows = [found for _, found in encode_videos(StudentEncoder(student, "start"), items, EvalClips(), device=CPU)]
+    rows = [found for _, found in encode_videos(StudentEncoder(student, "start"), items, EvalClips(), runtime=RUNTIME)]
     values = torch.cat([row for row in rows if isinstance(row, torch.Tensor)])
     ids = tuple(item.id for item in items)
     return Features(values, torch.tensor([int(item.label or 0) for item in items]), ids, ids)
@@ -126,7 +129,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     config = StudentConfig(dim=24, num_factorized=1, num_joint=1, num_heads=2)
     student = Student(config, SPEC, torch.Generator().manual_seed(0)).eval().requires_grad_(False)
     items = {item.id: item for side in sides.values() for item in side}
-    return Scene(Sources(student, items, SPEC, EvalClips()), features_of(student, sides["train"]), features_of(student, sides["test"]))
+    return Scene(VideoSource(student, items, SPEC, EvalClips()), features_of(student, sides["train"]), features_of(student, sides["test"]))
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +151,23 @@ def scores(found: ProbeResult) -> torch.Tensor:
 
 
 def test_it_learns_a_motion_that_frozen_features_of_the_start_tell_worse(scene: Scene) -> None:
-    frozen = LinearProbe().fit_score(scene.train, scene.test, 2, seed=0).figures["top1"]
+    frozen = LinearProbe().fit_score(scene.train, scene.test, 2, seed=0).metrics["top1"]
     listener = Listener()
     recipe = FinetuneSettings(epochs=25, batch_size=12, lr=8e-2, warmup_epochs=2, mixup=0.1, cutmix=0.1, erasing=0.1)
-    found = scene.run(recipe, progress=listener)
+    found = scene.run(recipe, runtime=Runtime("cpu", progress=listener))
     assert frozen < 0.85
-    assert found.figures["top1"] > 0.95
+    assert found.metrics["top1"] > 0.95
     assert (listener.name, listener.total, listener.steps) == ("fine-tuning", 50, 50)
     assert sum(listener.losses[-5:]) < sum(listener.losses[:5]) - 1
 
 
 def test_the_student_given_is_unchanged_and_the_one_found_is_another_frozen_one(small: Scene) -> None:
-    before = {name: value.clone() for name, value in small.sources.student.state_dict().items()}
+    before = {name: value.clone() for name, value in small.source.student.state_dict().items()}
     found = small.run().student
     assert found is not None
-    assert all(torch.equal(value, before[name]) for name, value in small.sources.student.state_dict().items())
-    assert not small.sources.student.training
-    assert not any(parameter.requires_grad for parameter in small.sources.student.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in small.source.student.state_dict().items())
+    assert not small.source.student.training
+    assert not any(parameter.requires_grad for parameter in small.source.student.parameters())
     assert list(found.state_dict()) == list(before)
     assert not any(torch.equal(value, before[name]) for name, value in found.state_dict().items())
     assert not found.training
@@ -172,7 +175,7 @@ def test_the_student_given_is_unchanged_and_the_one_found_is_another_frozen_one(
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_number_of_workers(small: Scene, result: ProbeResult) -> None:
-    again = small.run(workers=5)
+    again = small.run(runtime=Runtime("cpu", workers=5))
     assert torch.equal(scores(again), scores(result))
     assert result.student is not None
     assert again.student is not None
@@ -182,7 +185,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_number_of_workers(small:
 
 
 def test_clips_scored_at_once_change_no_score(small: Scene, result: ProbeResult) -> None:
-    assert torch.allclose(scores(small.run(batch_size=1)), scores(result), atol=1e-5)
+    assert torch.allclose(scores(small.run(runtime=Runtime("cpu", batch_size=1))), scores(result), atol=1e-5)
 
 
 def test_rows_in_another_order_change_no_score(small: Scene, result: ProbeResult) -> None:
@@ -193,17 +196,17 @@ def test_rows_in_another_order_change_no_score(small: Scene, result: ProbeResult
 def test_labels_of_test_videos_are_for_scoring_only(small: Scene, result: ProbeResult) -> None:
     lied = replace(small, test=replace(small.test, labels=1 - small.test.labels)).run()
     assert torch.equal(scores(lied), scores(result))
-    assert lied.figures["top1"] == pytest.approx(1 - result.figures["top1"])
+    assert lied.metrics["top1"] == pytest.approx(1 - result.metrics["top1"])
 
 
 def test_head_and_student_give_the_scores_of_the_result_averaged_over_clips(small: Scene) -> None:
     plan = EvalClips(2, 1)
-    found = small.run(plan=plan)
+    found = small.run(eval_clips=plan)
     assert found.student is not None
     assert found.head is not None
-    items = [small.sources.items[name] for name in small.test.ids]
+    items = [small.source.items[name] for name in small.test.ids]
     for (_, features), row in zip(
-        encode_videos(StudentEncoder(found.student, "tuned"), items, plan, device=CPU), scores(found), strict=True
+        encode_videos(StudentEncoder(found.student, "tuned"), items, plan, runtime=RUNTIME), scores(found), strict=True
     ):
         assert isinstance(features, torch.Tensor)
         assert features.shape == (2, 24)
@@ -218,26 +221,26 @@ def test_classes_that_train_has_not_are_never_the_answer(small: Scene) -> None:
     assert (scores(found)[:, [0, 2, 4]] == 0).all()
     alone = small.labelled(torch.ones(8, dtype=torch.int64)).run()
     assert torch.equal(scores(alone), torch.tensor([[0.0, 1.0]]).expand(4, 2))
-    assert alone.figures["top1"] == 0.5
+    assert alone.metrics["top1"] == 0.5
 
 
 def test_settings_that_were_fixed_are_told(result: ProbeResult) -> None:
     wanted = {"epochs": 2.0, "batch_size": 6.0, "lr": 4e-2, "layer_decay": 0.75, "mixup": 0.8, "cutmix": 1.0, "steps": 2.0}
     assert {name: result.chosen[name] for name in wanted} == wanted
-    assert set(result.figures) == {"top1", "top5"}
+    assert set(result.metrics) == {"top1", "top5"}
 
 
 def test_the_student_found_takes_clips_as_they_were_cut(small: Scene) -> None:
     dense = replace(SPEC, sampling="dense", stride=1)
-    found = small.run(clip=dense, plan=EvalClips(sampling="dense", stride=1)).student
+    found = small.run(clip=dense, eval_clips=EvalClips(sampling="dense", stride=1)).student
     assert found is not None
     assert found.spec == dense
-    assert small.sources.student.spec == SPEC
+    assert small.source.student.spec == SPEC
 
 
 @pytest.mark.cuda
 def test_a_gpu_gives_the_same_scores_within_bfloat16(small: Scene, result: ProbeResult) -> None:
-    found = small.run(device=torch.device("cuda"))
+    found = small.run(runtime=Runtime("cuda"))
     assert torch.allclose(scores(found), scores(result), atol=0.03)
 
 
@@ -248,7 +251,7 @@ def test_each_parameter_learns_with_the_rate_of_its_depth() -> None:
     student = Student(StudentConfig(dim=8, num_factorized=1, num_joint=2, num_heads=2), SPEC, torch.Generator())
     model = Classifier(student, 3, torch.Generator())
     settings = FinetuneSettings(epochs=4, lr=0.8, warmup_epochs=1, layer_decay=0.5, weight_decay=0.3, batch_size=64)
-    descent = ScheduledOptimizer(model, settings.optimizer, 64, lambda name: rate_share(name, student, 0.5))
+    descent = ScheduledOptimizer(model, settings.optimizer, 64, lambda name: rate_factor(name, student, 0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     descent.step(1, 8)
@@ -274,14 +277,14 @@ def test_the_rate_warms_up_linearly_and_falls_along_a_cosine_to_a_thousandth() -
 
 
 def test_the_gradient_is_that_of_the_whole_batch_whatever_is_in_memory_at_once(scene: Scene) -> None:
-    clips = torch.stack([read_clip(scene.sources.items[name].path, SPEC).pixels for name in scene.train.ids[:6]])
+    clips = torch.stack([read_clip(scene.source.items[name].path, SPEC).pixels for name in scene.train.ids[:6]])
     gradients, losses = [], []
     for micro_batch in (6, 4, 1):
         settings = replace(QUICK, micro_batch=micro_batch)
-        student = Student(scene.sources.student.config, SPEC, torch.Generator().manual_seed(3))
+        student = Student(scene.source.student.config, SPEC, torch.Generator().manual_seed(3))
         model = Classifier(student, 2, torch.Generator().manual_seed(4)).train()
         with DropPath([*student.factorized, *student.joint], 0.3) as paths:
-            losses.append(float(Pass(model, paths, settings, 0).descend(5, clips, scene.train.labels[:6])))
+            losses.append(float(TrainStep(model, paths, settings, 0).backward(5, clips, scene.train.labels[:6])))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
@@ -291,13 +294,13 @@ def test_the_gradient_is_that_of_the_whole_batch_whatever_is_in_memory_at_once(s
 def test_a_pass_takes_each_video_once_at_most_and_every_epoch_sees_another_view(scene: Scene) -> None:
     schedule = Schedule.of(7, batch_size=3, epochs=3, seed=5)
     assert (schedule.steps_per_epoch, schedule.num_steps) == (2, 6)
-    order = list(schedule.places())
+    order = list(schedule.clips())
     for epoch in range(3):
         mine = [place for number, place in order if number == epoch]
         assert len(mine) == len(set(mine)) == 6
     assert Schedule.of(2, batch_size=32, epochs=3, seed=0).num_steps == 3
-    videos = [scene.sources.items[name] for name in scene.train.ids[:7]]
-    fed = list(batches(scene.sources, videos, schedule))
+    videos = [scene.source.items[name] for name in scene.train.ids[:7]]
+    fed = list(batches(scene.source, videos, schedule))
     places = torch.cat([part for _, part in fed]).tolist()
     assert places == [place for _, place in order]
     for clip, (epoch, place) in zip(torch.cat([clips for clips, _ in fed]), order, strict=True):
@@ -306,8 +309,8 @@ def test_a_pass_takes_each_video_once_at_most_and_every_epoch_sees_another_view(
 
 
 def test_it_does_not_matter_whether_activations_are_kept(small: Scene, result: ProbeResult) -> None:
-    student = Student(small.sources.student.config, SPEC, torch.Generator())
-    student.load_state_dict(small.sources.student.state_dict())
+    student = Student(small.source.student.config, SPEC, torch.Generator())
+    student.load_state_dict(small.source.student.state_dict())
     student.recompute = True
     assert torch.equal(scores(small.run(student=student)), scores(result))
 
@@ -323,9 +326,9 @@ def test_it_does_not_matter_whether_activations_are_kept(small: Scene, result: P
         ({"lr": 0.0}, "cannot use this lr: got 0.0, expected a rate above 0"),
         ({"lr": float("nan")}, "cannot use this lr"),
         ({"layer_decay": 1.1}, "cannot use this layer_decay: got 1.1, expected above 0, at most 1"),
-        ({"drop_path": 1.0}, "cannot use this drop_path: got 1.0, expected a share below 1"),
+        ({"drop_path": 1.0}, "cannot use this drop_path: got 1.0, expected a fraction below 1"),
         ({"mixup": -0.1}, "cannot use this mixup: got -0.1, expected 0 or more"),
-        ({"erasing": 1.5}, "cannot use this erasing: got 1.5, expected a share, 0 to 1"),
+        ({"erasing": 1.5}, "cannot use this erasing: got 1.5, expected a fraction, 0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
@@ -341,13 +344,13 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(small: Scene) -> None:
 def test_a_video_that_no_longer_decodes_is_named(small: Scene, tmp_path: Path) -> None:
     for name in (small.train.ids[3], small.test.ids[1]):
         cut = truncate(write_video(tmp_path / f"{name}.avi", sliding(0, 0), fps=25.0), 0.3)
-        items = {**small.sources.items, name: replace(small.sources.items[name], path=cut)}
+        items = {**small.source.items, name: replace(small.source.items[name], path=cut)}
         with pytest.raises(VideoError, match=name):
             small.run(items=items)
 
 
 def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad_train, bad_test = small.sources.items[small.train.ids[3]].path, small.sources.items[small.test.ids[1]].path
+    bad_train, bad_test = small.source.items[small.train.ids[3]].path, small.source.items[small.test.ids[1]].path
 
     def view(path: Path, spec: ClipSpec, **options: object) -> Clip:
         if path == bad_train and options:
@@ -362,9 +365,9 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
     monkeypatch.setattr(_finetuning, "read_clip", view)
     monkeypatch.setattr(base, "read_clips", clips)
     listener = Listener()
-    found = small.run(plan=EvalClips(2, 1, SPEC.num_frames), progress=listener)
+    found = small.run(eval_clips=EvalClips(2, 1, SPEC.num_frames), runtime=Runtime("cpu", progress=listener))
     assert [note.split(":")[0] for note in listener.notes] == [
-        "trained on its centre where a view cannot be decoded",  # once, though each epoch meets it
+        "the centre clip takes the place of a view that cannot be decoded",  # once, though each epoch meets it
         "scored on its centre clip alone",
     ]
     assert found.scores is not None

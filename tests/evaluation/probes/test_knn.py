@@ -46,7 +46,7 @@ def test_votes_and_figures_equal_a_loop() -> None:
     truths = test.labels.tolist()
     for k in (1, 5):
         hits = [truth in sorted(range(8), key=lambda c: -row[c])[:k] and row[truth] > 0 for row, truth in zip(votes, truths, strict=True)]
-        assert math.isclose(result.figures[f"top{k}"], sum(hits) / 30)
+        assert math.isclose(result.metrics[f"top{k}"], sum(hits) / 30)
 
 
 def test_predictions_equal_scikit_learn() -> None:
@@ -58,13 +58,13 @@ def test_predictions_equal_scikit_learn() -> None:
     result = KnnProbe().fit_score(train, test, 5, seed=0)
     assert result.scores is not None
     assert torch.allclose(result.scores, torch.from_numpy(model.predict_proba(test.values.numpy())).float(), atol=1e-4)
-    assert math.isclose(result.figures["top1"], model.score(test.values.numpy(), test.labels.numpy()))
+    assert math.isclose(result.metrics["top1"], model.score(test.values.numpy(), test.labels.numpy()))
 
 
 def test_the_length_of_features_does_not_matter() -> None:
     train, test = draw(60, 5, seed=5), draw(20, 5, seed=6)
     longer = Features(train.values * torch.rand(60, 1).add(0.1) * 100, train.labels, train.groups, train.ids)
-    assert KnnProbe().fit_score(train, test, 5, seed=0).figures == KnnProbe().fit_score(longer, test, 5, seed=0).figures
+    assert KnnProbe().fit_score(train, test, 5, seed=0).metrics == KnnProbe().fit_score(longer, test, 5, seed=0).metrics
 
 
 def test_k_shrinks_to_the_train_set() -> None:
@@ -77,10 +77,10 @@ def test_k_shrinks_to_the_train_set() -> None:
 def test_a_class_without_a_vote_is_no_guess_among_five() -> None:
     train = Features(torch.ones(4, 2), torch.full((4,), 6), ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     test = Features(torch.ones(2, 2), torch.tensor([0, 6]), ("e", "f"), ("e", "f"))
-    assert KnnProbe().fit_score(train, test, 8, seed=0).figures == {"top1": 0.5, "top5": 0.5, "top1_chosen": 0.5}
+    assert KnnProbe().fit_score(train, test, 8, seed=0).metrics == {"top1": 0.5, "top5": 0.5, "top1_chosen": 0.5}
     three = Features(torch.ones(4, 2), torch.full((4,), 1), ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     two = Features(torch.ones(2, 2), torch.tensor([0, 1]), ("e", "f"), ("e", "f"))
-    assert KnnProbe().fit_score(three, two, 3, seed=0).figures == {"top1": 0.5, "top5": 1.0, "top1_chosen": 0.5}
+    assert KnnProbe().fit_score(three, two, 3, seed=0).metrics == {"top1": 0.5, "top5": 1.0, "top1_chosen": 0.5}
 
 
 def test_k_and_temperature_are_chosen_by_leaving_one_group_out_as_scikit_learn_does() -> None:
@@ -106,7 +106,7 @@ def test_a_single_group_leaves_k_and_temperature_as_they_are() -> None:
     train, test = draw(60, 5, seed=5), draw(20, 5, seed=6)
     result = KnnProbe().fit_score(replace(train, groups=("g",) * 60), test, 5, seed=0)
     assert (result.chosen["k_chosen"], result.chosen["temperature_chosen"], result.chosen["left_out_videos"]) == (20, 0.07, 0)
-    assert result.figures["top1_chosen"] == result.figures["top1"]
+    assert result.metrics["top1_chosen"] == result.metrics["top1"]
 
 
 def test_what_is_chosen_is_what_the_figure_is_of() -> None:
@@ -118,4 +118,4 @@ def test_what_is_chosen_is_what_the_figure_is_of() -> None:
         algorithm="brute",
         weights=lambda d: torch.tensor((1 - d) / result.chosen["temperature_chosen"]).exp().numpy(),
     ).fit(train.values.numpy(), train.labels.numpy())
-    assert math.isclose(result.figures["top1_chosen"], model.score(test.values.numpy(), test.labels.numpy()))
+    assert math.isclose(result.metrics["top1_chosen"], model.score(test.values.numpy(), test.labels.numpy()))

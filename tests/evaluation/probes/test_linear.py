@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from stjepa_cli.encoders.features import Features
-from stjepa_cli.evaluation.probes._folds import deal_groups, group_splits
+from stjepa_cli.evaluation.probes._folds import assign_folds, group_splits
 from stjepa_cli.evaluation.probes.linear import FINAL_TOLERANCE, STRENGTHS, LinearProbe, choose_strength, fit
 
 
@@ -47,7 +47,7 @@ def test_the_probe_is_refitted_on_all_of_train_at_the_chosen_strength() -> None:
     logits = fit(train.rows(order), 4, result.chosen["strength"], FINAL_TOLERANCE).logits(test.values)
     assert result.scores is not None
     assert torch.equal(result.scores, logits.softmax(dim=1))
-    assert result.figures == {"top1": (logits.argmax(dim=1) == test.labels).double().mean().item(), "top5": 1.0}
+    assert result.metrics == {"top1": (logits.argmax(dim=1) == test.labels).double().mean().item(), "top5": 1.0}
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
@@ -95,11 +95,11 @@ def test_a_single_group_leaves_nothing_to_choose_on() -> None:
 
 def test_each_class_is_spread_over_the_folds_and_the_seed_decides_how() -> None:
     train = draw(3, 10, 1)
-    dealt = deal_groups(train, seed=0)
+    folds = assign_folds(train, seed=0)
     for label in range(3):
-        assert sorted(dealt[f"{label}/g{g}"] for g in range(10)) == sorted(list(range(5)) * 2)
-    assert dealt == deal_groups(train, seed=0)
-    assert dealt != deal_groups(train, seed=1)
+        assert sorted(folds[f"{label}/g{g}"] for g in range(10)) == sorted(list(range(5)) * 2)
+    assert folds == assign_folds(train, seed=0)
+    assert folds != assign_folds(train, seed=1)
 
 
 def test_the_chosen_strength_is_the_best_on_held_out_groups() -> None:

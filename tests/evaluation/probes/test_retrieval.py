@@ -25,7 +25,7 @@ def test_a_case_worked_by_hand() -> None:
     gallery = features([[11, 0], [9, 0], [10, 1], [10, -1]], [1, 0, 2, 0], "train")
     queries = features([[1, 5], [-1, 5], [0, 6], [0, 4]], [0, 0, 2, 3], "test")
     # class 0 of query 0 comes at rank 3 (row 3 before row 1); query 1 hits at once; query 2 too; class 3 is not there
-    assert RetrievalProbe().fit_score(gallery, queries, 4, seed=0).figures == {
+    assert RetrievalProbe().fit_score(gallery, queries, 4, seed=0).metrics == {
         "r1": 0.5,
         "r5": 0.75,
         "r10": 0.75,
@@ -53,7 +53,7 @@ def test_figures_equal_a_loop() -> None:
         ranking = sorted(range(120), key=lambda row: -cosine(query, gallery[row]))
         for k in RECALLS:
             hits[k] += truth in [int(train.labels[row]) for row in ranking[:k]]
-    figures = RetrievalProbe().fit_score(train, test, 30, seed=0).figures
+    figures = RetrievalProbe().fit_score(train, test, 30, seed=0).metrics
     assert figures == pytest.approx({f"r{k}": hits[k] / 40 for k in RECALLS})
     assert list(figures.values()) == sorted(figures.values())
 
@@ -63,7 +63,7 @@ def test_an_offset_of_a_whole_set_does_not_matter() -> None:
     values, labels = torch.randn(60, 6, generator=generator), (torch.arange(60) % 5).tolist()
     train, test = features(values[:40].tolist(), labels[:40], "train"), features(values[40:].tolist(), labels[40:], "test")
     moved = features((values[40:] + 7).tolist(), labels[40:], "test")
-    assert RetrievalProbe().fit_score(train, test, 5, seed=0).figures == RetrievalProbe().fit_score(train, moved, 5, seed=0).figures
+    assert RetrievalProbe().fit_score(train, test, 5, seed=0).metrics == RetrievalProbe().fit_score(train, moved, 5, seed=0).metrics
 
 
 def test_a_single_query_is_refused_because_its_set_has_no_spread() -> None:
