@@ -25,6 +25,8 @@ from stjepa_cli.models.student import Student
 from tests.media import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "stjepa_cli"
+ARCHITECTURE = ROOT / "docs" / "concepts" / "architecture.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -63,13 +65,38 @@ def shown_options(command: Any) -> set[str]:
     return {"--help", "--version"} | {name for p in shown for name in (*p.opts, *p.secondary_opts)}
 
 
-def test_the_command_reference_is_the_program() -> None:
+def test_generated_pages_are_those_of_the_program() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(), "type `make docs`"
+    for page, text in module.pages().items():
+        assert page.read_text() == text, f"{page.name} is old: type `python docs/generate.py`"
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    sections = re.findall(r"^### `(\w+)/`\n(.*?)(?=^### |^<!-- end)", ARCHITECTURE.read_text(), re.DOTALL | re.MULTILINE)
+    named = {f"{room}/{name}.py" for room, text in sections for name in re.findall(r"^\| `([\w/]+)` \| \S", text, re.MULTILINE)}
+    assert named == {name for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and "/" in (name := str(path.relative_to(PACKAGE)))}
+
+
+def test_the_walks_name_functions_that_exist() -> None:
+    walks = [line.split(maxsplit=2) for block in blocks(ARCHITECTURE, "text") for line in block.splitlines() if re.match(r"\w+/\w", line)]
+    assert len(walks) == 30
+    for module, name, _ in walks:
+        assert name.rstrip(",") in definitions(ast.parse((PACKAGE / f"{module}.py").read_text())), f"{module} has no {name}"
+
+
+def definitions(tree: ast.Module) -> set[str]:
+    """The functions and classes of a module, and its methods as `Class.method`."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    return found
 
 
 @each_page
