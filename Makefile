@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CORES := $(shell nproc)
 
 .PHONY: demo test check docs clean ffmpeg
 
@@ -13,7 +12,7 @@ test: $(VENV)/installed-dev ffmpeg  ## lint, types and tests
 	$(BIN)/ruff check stjepa_cli tests
 	$(BIN)/ruff format --check stjepa_cli tests
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CORES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 check: $(VENV)/installed-dev ffmpeg  ## `make test` with the slow tests
 	$(BIN)/ruff check stjepa_cli tests
