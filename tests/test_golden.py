@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from stjepa_cli.cache.verify import verify
-from stjepa_cli.core.config import resolve_run
 from stjepa_cli.encoders.heads import load_head
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.models.student import load_student
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.pretrain import pretrain
+from stjepa_cli.training.recipes import resolve_run
 
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")

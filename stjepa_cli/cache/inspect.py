@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.store.records import CacheHeader
 

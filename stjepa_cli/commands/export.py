@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
+from stjepa_cli.core import places
 from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def export(
     def call(progress: Progress) -> ExportResult:
         from stjepa_cli.models import export
 
-        return export.export(config.checkpoints_dir(checkpoint), out, format, progress=progress)
+        return export.export(places.checkpoints_dir(checkpoint), out, format, progress=progress)
 
     console.run_command(call, render=_show, as_json=as_json)
 

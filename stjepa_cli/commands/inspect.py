@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
+from stjepa_cli.core import places, serialization
 from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def checkpoint(
     def call(_: Progress) -> CheckpointReport:
         from stjepa_cli.models.inspect import inspect_checkpoint
 
-        return inspect_checkpoint(config.checkpoints_dir(path), stats=stats)
+        return inspect_checkpoint(places.checkpoints_dir(path), stats=stats)
 
     def compare(_: Progress) -> CheckpointDifference:
         from stjepa_cli.core.errors import ConfigError
@@ -52,7 +52,7 @@ def checkpoint(
 
         if stats:
             raise ConfigError("one question at a time", got="--stats and --diff", expected="one of them")
-        return compare_checkpoints(config.checkpoints_dir(path), diff)  # type: ignore[arg-type]
+        return compare_checkpoints(places.checkpoints_dir(path), diff)  # type: ignore[arg-type]
 
     if diff is not None:
         console.run_command(
@@ -73,7 +73,7 @@ def cache(
     def call(_: Progress) -> CacheReport:
         from stjepa_cli.cache.inspect import inspect_cache
 
-        return inspect_cache(config.cache_path(path, config.ssv2_root()), sample=sample)
+        return inspect_cache(places.cache_path(path, places.ssv2_root()), sample=sample)
 
     console.run_command(call, render=_show_cache, as_json=as_json, payload=lambda report: dict(console.to_plain(report.to_dict())))
 
@@ -130,7 +130,7 @@ def _show(report: CheckpointReport) -> None:
             "written by": ", ".join(f"{name} {version}" for name, version in header.software.items()),
         },
     )
-    console.show_pairs("Configuration", _flat(config.to_dict(header.run)))
+    console.show_pairs("Configuration", _flat(serialization.to_dict(header.run)))
     names: tuple[str, ...] = ("name", "shape", "type")
     rows: list[tuple[object, ...]] = [
         (tensor.name, "x".join(map(str, tensor.shape)) or "scalar", tensor.dtype) for tensor in report.tensors

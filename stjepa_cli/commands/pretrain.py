@@ -1,103 +1,136 @@
-"""`stjepa pretrain`: learn a student from a cache."""
+"""`stjepa pretrain`: pretrain a student on a cache; `stjepa recipes`: the named settings for it."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
-from stjepa_cli.core.locations import Location
+from stjepa_cli.core import places
+from stjepa_cli.core.config import PRESETS, OptimizerConfig, RunConfig
 from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
     from stjepa_cli.training.pretrain import PretrainResult
 
-Preset = StrEnum("Preset", {name: name for name in config.PRESETS})  # type: ignore[misc]
+Preset = StrEnum("Preset", {name: name for name in PRESETS})  # type: ignore[misc]
+
+_NOT_SETTINGS = ("config_file", "resume", "as_json")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
+    """Add the commands to the program."""
     app.command("pretrain", help="Pretrain a student on a cache.\n\nExample: stjepa pretrain --epochs 4 --preset small")(pretrain)
+    app.command("recipes", help="List the recipes of pretraining.\n\nExample: stjepa recipes")(recipes)
 
 
+# Environment variables are the defaults below a file's values, so they are read in `_default_places` and not by the options.
 def pretrain(
-    data_root: options.SSv2Root = None,
-    cache: options.Cache = None,
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="Folder or URL of the videos.", show_default="STJEPA_SSV2, else /mnt/ssv2")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|URL", help="Latent cache.", show_default="STJEPA_CACHE, else <data root>/cache_videomae_huge_384"),
+    ] = None,
+    second_cache: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="Cache of another teacher for the same clips, predicted at the same time.")
+    ] = None,
     checkpoints: Annotated[
-        Path | None, typer.Option(envvar="STJEPA_CHECKPOINTS", help="Folder of the run.", show_default="checkpoints")
+        Path | None, typer.Option(help="Folder of the run.", show_default="STJEPA_CHECKPOINTS, else checkpoints")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(config.RunConfig.epochs))] = None,
+    recipe: Annotated[str | None, typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="mixed")] = None,
+    objective: Annotated[str | None, typer.Option(help="latent, or pixels, which needs no cache.", show_default="latent")] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=RunConfig.preset)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(RunConfig.epochs))] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole schedule, instead of --epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Clips a step, over all processes.", show_default=str(config.RunConfig.batch_size))
+        int | None, typer.Option(min=1, help="Clips per step, over all processes.", show_default=str(RunConfig.batch_size))
     ] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step, to save memory.", show_default="1")] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Peak learning rate at 64 clips a step.", show_default=str(config.OptimizerConfig.lr)),
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Micro-batches per step, to save memory.", show_default="1")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate at 64 clips per step.", show_default=str(OptimizerConfig.lr))] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0, help="Weight decay of matrices.", show_default=str(OptimizerConfig.weight_decay))
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, show_default=str(config.OptimizerConfig.weight_decay))] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, or muon for the matrices of the blocks.", show_default="adamw")] = None,
-    loss: Annotated[str | None, typer.Option(help="cosine, smooth_l1 or l1.", show_default="cosine")] = None,
+    loss: Annotated[str | None, typer.Option(help="Distance: cosine, smooth_l1 or l1.", show_default="cosine")] = None,
+    hidden_weight: Annotated[
+        float | None, typer.Option(help="Weight of the predictor's loss on hidden tokens.", show_default="by recipe")
+    ] = None,
+    visible_weight: Annotated[
+        float | None, typer.Option(help="Weight of the linear head's loss on visible tokens.", show_default="by recipe")
+    ] = None,
+    dense_fraction: Annotated[
+        float | None, typer.Option(help="Fraction of steps that see whole clips, 0 to 1.", show_default="by recipe")
+    ] = None,
+    second_weight: Annotated[float | None, typer.Option(help="Weight of the second cache's latents.", show_default="1")] = None,
     mask_ratio: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Share of the tubes to hide.", show_default=str(config.RunConfig.mask_ratio))
+        float | None, typer.Option(min=0.0, max=1.0, help="Fraction of the tubes to hide.", show_default="by recipe")
     ] = None,
     mask_sampler: Annotated[str | None, typer.Option(help="tube, or multiblock: rectangles of tubes.", show_default="tube")] = None,
-    masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks that each decoded clip is seen under.", show_default="1")] = None,
+    masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks per decoded clip and step.", show_default="1")] = None,
     ema: Annotated[
-        float | None, typer.Option(help="Decay of the average that is released; 0 for none.", show_default=str(config.RunConfig.ema))
+        float | None, typer.Option(help="Decay of the moving average that is released; 0 for none.", show_default=str(RunConfig.ema))
     ] = None,
-    preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=str(config.RunConfig.preset))] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop there; the schedule stays that of all epochs.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop at this step; the schedule stays that of the whole run.")] = None,
     checkpoint_every: Annotated[
-        str | None,
-        typer.Option(metavar="STEPS|MINUTESm", help="Save also every 500 steps (500) or 30 minutes (30m)."),
+        str | None, typer.Option(metavar="STEPS|MINUTESm", help="Save every 500 steps (500) or 30 minutes (30m) too.")
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=0, help="Newest checkpoints that stay, with the best; 0 for all.", show_default="0")
+        int | None, typer.Option(min=0, help="Number of newest checkpoints to keep, with the best; 0 for all.", show_default="0")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, masks and order.", show_default=str(config.RunConfig.seed))] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=str(config.RunConfig.device))] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode.", show_default=str(config.RunConfig.workers))] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed for weights, masks and clip order.", show_default=str(RunConfig.seed))
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=RunConfig.device)] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode.", show_default=str(RunConfig.workers))] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(min=0, help="Keep so much of decoded clips in memory.", show_default=str(config.RunConfig.memory_gb))
+        float | None, typer.Option(min=0, help="Memory for decoded clips, in GB.", show_default=str(RunConfig.memory_gb))
     ] = None,
     compile_: Annotated[
-        str | None, typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile.", show_default="auto")
+        str | None, typer.Option("--compile", help="Use torch.compile: auto (on a GPU), on or off.", show_default="auto")
     ] = None,
-    recompute: Annotated[
+    activation_checkpointing: Annotated[
         bool | None,
-        typer.Option("--recompute/--no-recompute", help="Save memory by computing activations twice."),
+        typer.Option(
+            "--activation-checkpointing/--no-activation-checkpointing",
+            help="Save memory by computing activations twice.",
+            show_default="off",
+        ),
     ] = None,
+    recompute: Annotated[bool | None, typer.Option("--recompute/--no-recompute", hidden=True)] = None,
     tensorboard: Annotated[
-        bool | None,
-        typer.Option("--tensorboard/--no-tensorboard", help="Write events for TensorBoard too."),
+        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard events too.", show_default="off")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set whose videos are read where there is no cache.", show_default=RunConfig.dataset)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="List of that data set.", show_default=RunConfig.split)] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip where there is no cache.", show_default="16")] = None,
+    size_px: Annotated[
+        int | None, typer.Option("--size", min=1, help="Clip size in pixels where there is no cache.", show_default="224")
     ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="A run.toml; flags win over it.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on with the run in the folder if there is one, or replace it.")
-    ] = True,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Resume the run in the folder if there is one, or replace it.")] = True,
     as_json: options.Json = False,
 ) -> None:
-    flags = {
-        "data_root": data_root, "cache": cache, "checkpoints": checkpoints, "epochs": epochs, "batch_size": batch_size,
-        "accumulate": accumulate, "lr": lr, "weight_decay": weight_decay, "optimizer": optimizer, "loss": loss,
-        "mask_ratio": mask_ratio, "mask_sampler": mask_sampler, "masks_per_clip": masks_per_clip, "ema": ema,
-        "preset": preset.value if preset else None, "max_steps": max_steps, "checkpoint_every": checkpoint_every, "keep": keep,
-        "seed": seed, "device": device, "workers": workers, "memory_gb": memory_gb, "compile": compile_, "recompute": recompute,
-        "tensorboard": tensorboard,
-    }  # fmt: skip
+    flags = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
+    flags["compile"] = flags.pop("compile_")
+    flags["activation_checkpointing"] = recompute if activation_checkpointing is None else activation_checkpointing
+    del flags["recompute"]
 
     def call(progress: Progress) -> PretrainResult:
-        run = config.resolve_run(_places(data_root), file=config_file, flags=flags)
-        from stjepa_cli.training import pretrain
+        from stjepa_cli.training.pretrain import pretrain
+        from stjepa_cli.training.recipes import resolve_run
 
+        run = resolve_run(_default_places(flags), file=config_file, flags=flags)
         with console.asked_to_stop() as asked:
-            result = pretrain.pretrain(run, fresh=not resume, progress=progress, stop=lambda: bool(asked))
+            result = pretrain(run, fresh=not resume, progress=progress, stop=lambda: bool(asked))
             if result.stopped and signal.SIGINT in asked:
                 raise KeyboardInterrupt
             return result
@@ -105,9 +138,39 @@ def pretrain(
     console.run_command(call, render=_show, as_json=as_json)
 
 
-def _places(data_root: str | None) -> dict[str, Location]:
-    root = config.ssv2_root(data_root)
-    return {"data_root": root, "cache": config.cache_path(None, root), "checkpoints": config.checkpoints_dir()}
+def _default_places(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the places of data, cache and checkpoints where neither flags nor a file name them."""
+    from stjepa_cli.training.recipes import RECIPES
+
+    root = places.dataset_root(flags["dataset"] or RunConfig.dataset, flags["data_root"])
+    chosen = flags["objective"] or (RECIPES[flags["recipe"]].objective["name"] if flags["recipe"] in RECIPES else "latent")
+    cache = places.cache_path(None, root) if chosen == "latent" else None
+    return {"data_root": root, "cache": cache, "checkpoints": places.checkpoints_dir()}
+
+
+@dataclass(frozen=True)
+class RecipeList:
+    """The recipes by name."""
+
+    recipes: dict[str, dict[str, Any]]
+
+
+def recipes(as_json: options.Json = False) -> None:
+    """Show the recipes."""
+
+    def call(_: Progress) -> RecipeList:
+        from stjepa_cli.training.cost import recipe_costs
+
+        return RecipeList(recipe_costs())
+
+    console.run_command(call, render=_show_recipes, as_json=as_json)
+
+
+def _show_recipes(result: RecipeList) -> None:
+    columns = ("recipe", "GFLOP/clip", "needs", "source", "finding")
+    rows = [(name, f"{e['gflops_per_clip']:.0f}", e["needs"], e["source"], e["finding"]) for name, e in result.recipes.items()]
+    console.show_table("Recipes", columns, rows, caption="GFLOP/clip: base student on 16 frames of 224 px, forward")
+    console.say("Next: stjepa pretrain --recipe NAME")
 
 
 def _show(result: PretrainResult) -> None:
@@ -121,10 +184,21 @@ def _show(result: PretrainResult) -> None:
         "time": f"{result.seconds:.1f} s",
     }
     if result.val_loss is not None:
-        pairs["validation loss"] = f"{result.val_loss:.4f} on {result.held_out:,} clips held out"
+        pairs["validation loss"] = f"{result.val_loss:.4f} on {result.held_out:,} held-out clips"
+        pairs["verdict"] = _verdict(result)
     if result.stopped:
         console.show_pairs("Stopped and saved", pairs)
-        console.say(f"Go on with: stjepa pretrain --config {Path(result.checkpoint).with_name('run.toml')}")
+        console.say(f"Resume with: stjepa pretrain --config {Path(result.checkpoint).with_name('run.toml')}")
         return
     console.show_pairs("Pretrained", pairs)
     console.say(f"Next: stjepa infer ucf101 --checkpoint {result.checkpoint}")
+
+
+def _verdict(result: PretrainResult) -> str:
+    """Compare the held-out loss with the two trivial answers."""
+    loss, answers = (
+        result.val_loss,
+        {"the constant answer": result.val_constant_loss, "the mean of each position": result.val_position_loss},
+    )
+    known = {name: other for name, other in answers.items() if other is not None and loss is not None}
+    return ", ".join(f"{'better' if (loss or 0) < other else 'worse'} than {name} ({other:.4f})" for name, other in known.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
+from stjepa_cli.core import places
 from stjepa_cli.core.locations import location
 from stjepa_cli.core.progress import Progress
 
@@ -40,7 +40,7 @@ def report(
         from stjepa_cli.training import report
 
         return report.report(
-            config.checkpoints_dir(run),
+            places.checkpoints_dir(run),
             out=out,
             cache=location(cache) if cache is not None else None,
             data_root=location(data_root) if data_root is not None else None,

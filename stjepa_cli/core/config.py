@@ -1,32 +1,28 @@
-"""One frozen, typed description of a run: defaults written once here, unknown keys refused, saved as TOML."""
+"""The frozen, typed description of a run: every default is written once, here."""
 
 from __future__ import annotations
 
-import json
-import os
-import tomllib
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from stjepa_cli.core.errors import ConfigError, storage_errors
-from stjepa_cli.core.locations import Location, is_location, location
+from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.locations import Location
 
 DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 LATENT_DIM = 384
 
-T = TypeVar("T")
 
-
-def _check(condition: bool, what: str, *, got: object, expected: object = None) -> None:
+def check(condition: bool, what: str, *, got: object, expected: object = None) -> None:
+    """Raise a ConfigError unless a condition on a setting holds."""
     if not condition:
         raise ConfigError(what, got=got, expected=expected)
 
 
-def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
-    _check(value in known, f"unknown {what}", got=repr(value), expected="one of " + ", ".join(known))
+def check_one_of(value: str, known: tuple[str, ...], what: str) -> None:
+    """Raise a ConfigError unless a setting is one of the known values."""
+    check(value in known, f"unknown {what}", got=repr(value), expected="one of " + ", ".join(known))
 
 
 @dataclass(frozen=True)
@@ -40,17 +36,23 @@ class StudentConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        _check(self.num_factorized + self.num_joint >= 1, "a student needs a block", got="0 + 0")
-        _check(self.dim % self.num_heads == 0 and self.dim % 2 == 0, "student dim must be even and a multiple of its heads", got=self.dim)
+        blocks = f"{self.num_factorized} + {self.num_joint}"
+        check(min(self.num_factorized, self.num_joint) >= 0, "a number of blocks cannot be negative", got=blocks)
+        check(self.num_factorized + self.num_joint >= 1, "a student needs a block", got=blocks)
+        _check_width(self.dim, self.num_heads, "student")
+        check(0 < self.mlp_ratio <= 64, "mlp_ratio is out of range", got=self.mlp_ratio, expected="more than 0, at most 64")
 
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """Sizes of the predictor, which is trained beside the student and is no part of the released encoder.
+    """Sizes of the predictor, which is trained beside the student and is not part of the released encoder.
 
     Attributes:
-        position_scale: amplitude of the sines and cosines that tell tokens apart; a narrow predictor of one block learns
-            sooner when they do not drown what the student says.
+        dim: Width of its tokens.
+        depth: Number of joint blocks.
+        num_heads: Attention heads of each block.
+        position_scale: Amplitude of the sine and cosine positions. A narrow predictor of one block learns sooner when they
+            do not drown the student's tokens.
     """
 
     dim: int = 192
@@ -59,8 +61,13 @@ class PredictorConfig:
     position_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.depth >= 1, "a predictor needs a block", got=self.depth)
-        _check(self.dim % self.num_heads == 0 and self.dim % 2 == 0, "predictor dim must be even and a multiple of its heads", got=self.dim)
+        check(self.depth >= 1, "a predictor needs a block", got=self.depth)
+        _check_width(self.dim, self.num_heads, "predictor")
+
+
+def _check_width(dim: int, num_heads: int, what: str) -> None:
+    check(num_heads >= 1, f"{what} needs an attention head", got=num_heads)
+    check(dim >= 2 and dim % num_heads == 0 and dim % 2 == 0, f"{what} dim must be even and a multiple of its heads", got=dim)
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,16 @@ class OptimizerConfig:
 
     Attributes:
         name: `adamw`, or `muon` for the matrices of the blocks and AdamW for the rest.
-        lr: peak learning rate at `lr_batch` clips a step.
-        lr_batch: the batch that `lr` is meant for.
-        lr_scaling: how the rate follows the batch: `sqrt` (suits adaptive optimizers, arXiv 2205.10287), `linear` or `none`.
-        weight_decay: at the first step.
-        final_weight_decay: at the last, reached along a cosine (DINO, arXiv 2104.14294); None keeps it as it is.
-        warmup: share of all steps in which the rate rises from 0.
-        final_lr: share of the peak at the last step.
-        clip_norm: gradients are scaled down to this norm.
+        lr: Peak learning rate at a batch of `lr_batch` clips.
+        lr_batch: Batch size that `lr` is stated for.
+        lr_scaling: How the rate scales with the batch: `sqrt` (suits adaptive optimizers, arXiv 2205.10287), `linear` or `none`.
+        weight_decay: Weight decay at the first step.
+        final_weight_decay: Weight decay at the last step, reached along a cosine (DINO, arXiv 2104.14294); None keeps it constant.
+        beta1: Decay of AdamW's first moment, 0 to 1.
+        beta2: Decay of AdamW's second moment, 0 to 1.
+        warmup: Fraction of all steps during which the rate rises from 0.
+        final_lr: Fraction of the peak rate at the last step.
+        clip_norm: Gradients are scaled down to this norm.
     """
 
     name: str = "adamw"
@@ -92,15 +101,21 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        _one_of(self.name, ("adamw", "muon"), "optimizer")
-        _one_of(self.lr_scaling, ("sqrt", "linear", "none"), "lr_scaling")
-        _check(self.lr > 0, "lr must be positive", got=self.lr)
-        _check(self.lr_batch >= 1, "lr_batch must be at least 1", got=self.lr_batch)
-        _check(0 <= self.warmup < 1, "warmup is a share of all steps", got=self.warmup, expected="0 <= warmup < 1")
-        _check(self.clip_norm > 0, "clip_norm must be positive", got=self.clip_norm)
+        check_one_of(self.name, ("adamw", "muon"), "optimizer")
+        check_one_of(self.lr_scaling, ("sqrt", "linear", "none"), "lr_scaling")
+        check(0 < self.lr <= 1e3, "lr must be positive", got=self.lr)
+        check(self.lr_batch >= 1, "lr_batch must be at least 1", got=self.lr_batch)
+        for name in ("beta1", "beta2", "warmup"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"{name} is out of range", got=value, expected=f"0 <= {name} < 1")
+        check(0 <= self.final_lr <= 1, "final_lr is a fraction of lr", got=self.final_lr, expected="0 <= final_lr <= 1")
+        for name in ("weight_decay", "final_weight_decay"):
+            value = getattr(self, name)
+            check(value is None or 0 <= value <= 1e3, f"{name} cannot be negative", got=value)
+        check(self.clip_norm > 0, "clip_norm must be positive", got=self.clip_norm)
 
     def peak_lr(self, batch_size: int) -> float:
-        """The peak rate at a batch of so many clips."""
+        """Return the peak learning rate at a batch of so many clips."""
         power = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}[self.lr_scaling]
         return self.lr * float((batch_size / self.lr_batch) ** power)
 
@@ -117,52 +132,66 @@ PRESETS: dict[str, tuple[StudentConfig, PredictorConfig]] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a pretraining run; `run.toml` is this.
+    """Everything that decides a pretraining run; `run.toml` holds this.
 
     Attributes:
-        data_root: the data set whose videos the cache was built from, a folder or a URL.
-        cache: the latent cache, likewise.
-        batch_size: clips a step, over all processes and micro-batches together.
-        accumulate: micro-batches that each process splits its share of a step into, to save memory.
-        mask_ratio: share of the spatial positions whose tubes are hidden, 0 to 1.
+        data_root: Data set whose videos the cache was built from, a folder or a URL.
+        cache: Latent cache, a folder or a URL; None for an objective that needs no latents and reads videos alone.
+        second_cache: Another cache of the same clips, predicted at the same time (MVD's co-teaching, arXiv 2212.04500).
+        checkpoints: Folder of the run.
+        dataset: Data set to list the videos of where there is no cache, `ssv2` or `ucf101` for example.
+        split: List of that data set.
+        clip: Geometry of the clips where there is no cache (`num_frames`, `size_px`, `tubelet`, `patch_px`, `sampling`, `stride`).
+        recipe: Name of the settings that `objective` and `mask_ratio` started from, for information.
+        objective: Table of the objective: its `name` and its own settings.
+        preset: Sizes of student and predictor by name.
+        epochs: Passes over the clips.
+        steps: Steps of the whole schedule instead of `epochs`.
+        batch_size: Clips per step, over all processes and micro-batches together.
+        accumulate: Micro-batches that each process splits its part of a step into, to save memory.
+        mask_ratio: Fraction of the spatial positions whose tubes are hidden.
         mask_sampler: `tube` hides scattered positions, `multiblock` rectangles (V-JEPA, arXiv 2404.08471).
-        masks_per_clip: masks that each decoded clip is seen under; the second costs no decoding.
-        loss: between predicted and cached latents: `cosine`, `smooth_l1` or `l1`.
-        visible_weight: weight of the same loss on visible tokens; 0 for none.
-        ema: decay of the moving average of the student that is released (arXiv 2307.13813); 0 for none.
-        val_share: share of the clips, at most 512 of them, that are held out for the validation loss of every epoch.
-        max_steps: stop there, None for the whole of `epochs`.
-        workers: threads that decode videos or frames.
-        memory_gb: decoded clips are kept in memory up to so many gigabytes, so that small sets are decoded once.
+        masks_per_clip: Masks per decoded clip and step; the second one costs no decoding.
+        ema: Decay of the moving average of the student that is released (arXiv 2307.13813); 0 for none.
+        val_fraction: Fraction of the clips held out for the validation loss, at most 512 clips.
+        max_steps: Step at which this session ends, None for the end of the schedule.
+        seed: Seed of weights, masks and clip order.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: Threads that decode videos or frames.
+        memory_gb: Memory for decoded clips in gigabytes, so that small sets are decoded once.
         compile: `auto` compiles the blocks on a GPU, `on` everywhere, `off` nowhere.
-        recompute: compute activations again in the backward pass instead of keeping them: less memory, a third more time.
+        activation_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         checkpoint_every: `500` for steps or `30m` for minutes, besides the end of every epoch; empty for nothing more.
-        keep: newest checkpoints that stay, and the best one; 0 keeps all.
-        tensorboard: write events for TensorBoard too.
+        keep: Number of newest checkpoints to keep, besides the best one; 0 keeps all.
+        tensorboard: Write TensorBoard events too.
     """
 
     data_root: Location
-    cache: Location
+    cache: Location | None = None
     checkpoints: Path = Path("checkpoints")
-    objective: str = "latent"
+    second_cache: Location | None = None
+    dataset: str = "ssv2"
+    split: str = "train"
+    clip: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "latent"})
     preset: str = "base"
     epochs: int = 4
+    steps: int | None = None
     batch_size: int = 64
     accumulate: int = 1
     mask_ratio: float = 0.75
     mask_sampler: str = "tube"
     masks_per_clip: int = 1
-    loss: str = "cosine"
-    visible_weight: float = 0.0
     ema: float = 0.999
-    val_share: float = 0.02
+    val_fraction: float = 0.02
     max_steps: int | None = None
     seed: int = 0
     device: str = "auto"
     workers: int = 4
     memory_gb: float = 2.0
     compile: str = "auto"
-    recompute: bool = False
+    activation_checkpointing: bool = False
     checkpoint_every: str = ""
     keep: int = 0
     tensorboard: bool = False
@@ -172,195 +201,54 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "masks_per_clip", "workers"):
-            _check(getattr(self, name) >= 1, f"{name} must be at least 1", got=getattr(self, name))
-        _check(0 < self.mask_ratio < 1, "mask_ratio is a share", got=self.mask_ratio, expected="0 < mask_ratio < 1")
-        _check(self.max_steps is None or self.max_steps >= 1, "max_steps must be at least 1", got=self.max_steps)
-        _check(self.memory_gb >= 0, "memory_gb cannot be negative", got=self.memory_gb)
-        _check(self.visible_weight >= 0, "visible_weight cannot be negative", got=self.visible_weight)
-        _check(0 <= self.ema < 1, "ema is a decay", got=self.ema, expected="0 <= ema < 1")
-        _check(0 <= self.val_share < 1, "val_share is a share", got=self.val_share, expected="0 <= val_share < 1")
-        _check(self.keep >= 0, "keep cannot be negative", got=self.keep)
-        _one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
-        _one_of(self.loss, ("cosine", "smooth_l1", "l1"), "loss")
-        _one_of(self.compile, ("auto", "on", "off"), "compile")
+            check(1 <= getattr(self, name) < 2**31, f"{name} must be at least 1", got=getattr(self, name))
+        check(0 < self.mask_ratio < 1, "mask_ratio is a fraction", got=self.mask_ratio, expected="0 < mask_ratio < 1")
+        for name in ("steps", "max_steps"):
+            value = getattr(self, name)
+            check(value is None or 1 <= value < 2**31, f"{name} must be at least 1", got=value)
+        check(0 <= self.memory_gb < 1e6, "memory_gb cannot be negative", got=self.memory_gb)
+        check(0 <= self.ema < 1, "ema is a decay", got=self.ema, expected="0 <= ema < 1")
+        check(0 <= self.val_fraction < 1, "val_fraction is a fraction", got=self.val_fraction, expected="0 <= val_fraction < 1")
+        check(self.keep >= 0, "keep cannot be negative", got=self.keep)
+        check(0 <= self.seed < 2**40, "seed is out of range", got=self.seed, expected="0 <= seed < 2^40")
+        check_one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
+        check_one_of(self.compile, ("auto", "on", "off"), "compile")
+        check(isinstance(self.objective.get("name"), str), "[objective] has no name", got=self.objective.get("name"))
         self.checkpoint_interval()
 
     def checkpoint_interval(self) -> tuple[int, float]:
-        """Steps and seconds between checkpoints, 0 where not asked for.
+        """Return the steps and the seconds between checkpoints, 0 where not asked for.
 
         Raises:
             ConfigError: `checkpoint_every` is neither steps nor minutes.
         """
         text = self.checkpoint_every.strip().lower()
         number = text.removesuffix("in").removesuffix("m")
-        valid = not text or (number.isdecimal() and int(number) > 0)
-        _check(valid, "checkpoint_every is steps or minutes", got=repr(self.checkpoint_every), expected="500 or 30m, say")
+        valid = not text or (number.isascii() and number.isdecimal() and int(number) > 0)
+        check(valid, "checkpoint_every is steps or minutes", got=repr(self.checkpoint_every), expected="500 or 30m, say")
         if not text:
             return 0, 0.0
         return (int(number), 0.0) if text.isdecimal() else (0, 60.0 * int(number))
 
+    @staticmethod
+    def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the table of a run in today's layout, whichever version wrote it.
 
-def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run that default places, a TOML file and flags describe together; flags win over the file, the file over defaults.
-
-    Args:
-        places: default values of `data_root`, `cache` and `checkpoints`.
-        file: a `run.toml`; unknown keys are refused.
-        flags: what was given on the command line; None values count as not given. `lr`, `weight_decay` and
-            `optimizer` (its name) go to the optimizer's table.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type or value, or a file that is no TOML.
-    """
-    data = dict(places) | (read_toml(file) if file else {})
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
-    optimizer = _section(data, "optimizer")
-    for flag, key in (("lr", "lr"), ("weight_decay", "weight_decay"), ("optimizer", "name")):
-        if flag in given:
-            optimizer[key] = given.pop(flag)
-    if "preset" in given:  # a preset on the command line replaces the sizes that a file gives
-        data = {key: value for key, value in data.items() if key not in ("student", "predictor")}
-    data |= given
-    preset = data.get("preset", RunConfig.preset)
-    if preset not in PRESETS:
-        raise ConfigError("unknown preset", got=repr(preset), expected="one of " + ", ".join(PRESETS))
-    student, predictor = PRESETS[preset]
-    data["student"] = asdict(student) | _section(data, "student")
-    data["predictor"] = asdict(predictor) | _section(data, "predictor")
-    data["optimizer"] = optimizer
-    return from_dict(RunConfig, data, where=str(file) if file else "the run")
-
-
-def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    part = data.get(name, {})
-    if not isinstance(part, Mapping):
-        raise ConfigError(f"{name} has a wrong type", got=repr(part), expected=f"a table, [{name}]")
-    return dict(part)
-
-
-def place(flag: Location | str | None, variable: str, default: Location | str) -> Location:
-    """A folder or URL: the flag if given, else the environment variable, else the default.
-
-    Raises:
-        ConfigError: a URL of an unknown protocol.
-        NotReadyError: a URL whose driver is not installed.
-    """
-    return location(flag if flag is not None else os.environ.get(variable) or default)
-
-
-def dataset_root(name: str, flag: Location | str | None = None) -> Location:
-    """Where a data set lies: `STJEPA_<NAME>`, or below /mnt."""
-    return place(flag, f"STJEPA_{name.upper()}", f"/mnt/{name}")
-
-
-def ssv2_root(flag: Location | str | None = None) -> Location:
-    """Where Something-Something v2 lies."""
-    return place(flag, "STJEPA_SSV2", "/mnt/ssv2")
-
-
-def ucf101_root(flag: Location | str | None = None) -> Location:
-    """Where UCF-101 lies."""
-    return place(flag, "STJEPA_UCF101", "/mnt/ucf101")
-
-
-def cache_path(flag: Location | str | None, data_root: Location) -> Location:
-    """Where the latent cache of `data_root` lies."""
-    return place(flag, "STJEPA_CACHE", data_root / "cache_videomae_huge_384")
-
-
-def checkpoints_dir(flag: Path | None = None) -> Path:
-    """Where checkpoints are written and looked for."""
-    return flag if flag is not None else Path(os.environ.get("STJEPA_CHECKPOINTS") or "checkpoints")
-
-
-def features_dir(flag: Path | None = None) -> Path:
-    """Where features of data sets are kept."""
-    return flag if flag is not None else Path(os.environ.get("STJEPA_FEATURES") or Path.home() / ".cache" / "stjepa" / "features")
-
-
-def to_dict(value: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON-able values; paths and URLs as text, tuples as lists, None left out."""
-    return {name: _plain(part) for name, part in asdict(value).items() if part is not None}
-
-
-def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
-    """The dataclass `cls` from plain values, checked field by field.
-
-    Raises:
-        ConfigError: a key that `cls` does not have, one that is missing, or a value of another type.
-    """
-    hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ConfigError(f"{where} has an unknown key", got=", ".join(unknown), expected="one of " + ", ".join(known))
-    try:
-        return cls(**{name: _typed(hints[name], value, f"{where}: {name}") for name, value in data.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where} is incomplete", got=str(error).replace("__init__() ", "")) from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: no such file, or no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError("there is no such configuration file", got=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML", got=str(error)) from error
-
-
-def write_toml(path: Path, value: Any) -> None:
-    """Write a dataclass as TOML, sections for the dataclasses inside it."""
-    data = to_dict(value)
-    lines = [f"{name} = {_toml(part)}" for name, part in data.items() if not isinstance(part, dict)]
-    for section, part in data.items():
-        if isinstance(part, dict):
-            lines += ["", f"[{section}]"] + [f"{name} = {_toml(item)}" for name, item in part.items()]
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if is_location(value) else value
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and lists are written alike in both
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type that `hint` names, or a ConfigError."""
-    if get_origin(hint) in (Union, types.UnionType):
-        options = [option for option in get_args(hint) if option is not type(None)]
-        return None if value is None else _typed(options[0], value, where)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} has a wrong type", got=repr(value), expected="a list")
-        return tuple(_typed(get_args(hint)[0], item, where) for item in value)
-    if get_origin(hint) is dict:
-        return dict(value)
-    if is_dataclass(hint):
-        if type(value) is hint:
-            return value
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} has a wrong type", got=repr(value), expected="a table")
-        return from_dict(hint, value, where=where)  # type: ignore[arg-type]
-    if hint is Location and (isinstance(value, str) or is_location(value)):
-        return location(value)
-    if hint is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
-        return value
-    raise ConfigError(f"{where} has a wrong type", got=repr(value), expected=hint.__name__)
+        Until 0.1, `loss` and `visible_weight` (through the predictor) stood beside the objective's name, `recompute` and
+        `val_share` were the names of `activation_checkpointing` and `val_fraction`.
+        """
+        data = dict(data)
+        for old, new in (("recompute", "activation_checkpointing"), ("val_share", "val_fraction")):
+            if old in data:
+                data.setdefault(new, data.pop(old))
+        if isinstance(data.get("objective"), str) or "loss" in data or "visible_weight" in data:
+            name = data.get("objective", "latent")
+            check(isinstance(name, str), "loss and visible_weight belong to the table [objective]", got="both forms")
+            data["objective"] = {
+                "name": name,
+                "loss": data.pop("loss", "cosine"),
+                "visible_weight": 0.0,
+                "visible_predictor_weight": data.pop("visible_weight", 0.0),
+            }
+            data.setdefault("recipe", "")
+        return data

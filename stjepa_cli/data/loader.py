@@ -7,28 +7,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.errors import CacheError, VideoError
-from stjepa_cli.core.locations import Location
-from stjepa_cli.data.video import decode
+from stjepa_cli.data.training_clips import TrainingClips
 from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.store.shard_format import checksum
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one step, or the share of it that one process takes at once.
+    """Clips of one step, or the part of it that one process takes at once.
 
     Attributes:
-        rows: int64 (B,), rows of the cache.
+        rows: int64 (B,), row of each clip.
         clips: uint8 (B, T, 3, S, S).
-        latents: float16 (B, N, D), the targets.
-        start: place of the first of them among the clips of the step.
-        total: clips of the step, over all processes and micro-batches.
+        latents: float16 (B, N, E), the targets; (B, 0, 0) where there are none.
+        start: Place of the first clip among the clips of the step.
+        total: Clips of the step, over all processes and micro-batches.
+        second_latents: float16 (B, N, E2), the targets of a second cache.
     """
 
     rows: Tensor
@@ -36,14 +34,27 @@ class Batch:
     latents: Tensor
     start: int = 0
     total: int = 0
+    second_latents: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.total:
             object.__setattr__(self, "total", len(self.rows))
 
+    @property
+    def targets(self) -> tuple[Tensor, ...]:
+        """Latents of each cache."""
+        return (self.latents,) if self.second_latents is None else (self.latents, self.second_latents)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {name: getattr(self, name) for name in ("rows", "clips", "latents", "second_latents")}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ("rows", "clips", "latents")})
+        """Return the same batch on another device."""
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,6 @@ class Request:
     rows: Sequence[int]
     start: int
     total: int
-
-
-def views_of(rows: Iterable[int], num_views: int) -> list[tuple[int, ...]]:
-    """The rows of each clip that has any, in order: with K views a clip has up to K rows."""
-    return [tuple(group) for _, group in groupby(rows, key=lambda row: row // num_views)]
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:
@@ -99,18 +105,15 @@ class ClipFeed:
     costs no copy between processes. (SPDL, arXiv 2504.20067, makes the case.)
 
     Args:
-        store: the cache.
-        data_root: where the videos lie.
-        num_workers: threads that decode.
-        memory_bytes: decoded clips are kept until this much is taken.
-        pinned: batches lie in page-locked memory, from which a GPU can copy while it computes.
-        slots: batches of the ring.
+        source: The clips of the run.
+        num_workers: Threads that decode.
+        memory_bytes: Decoded clips are kept until this much memory is taken.
+        pinned: Batches lie in page-locked memory, from which a GPU can copy while it computes.
+        slots: Batches in the ring.
     """
 
-    def __init__(
-        self, store: LatentStore, data_root: Location, *, num_workers: int, memory_bytes: int, pinned: bool = False, slots: int = 3
-    ) -> None:
-        self.store, self.data_root, self.num_workers = store, data_root, num_workers
+    def __init__(self, source: TrainingClips, *, num_workers: int, memory_bytes: int, pinned: bool = False, slots: int = 3) -> None:
+        self.source, self.num_workers = source, num_workers
         self.pinned, self.num_slots = pinned, slots
         self._room = memory_bytes
         self._kept: dict[int, Tensor] = {}
@@ -128,7 +131,7 @@ class ClipFeed:
         try:
             while True:
                 while len(under_way) < self.num_slots - 1 and (request := next(source, None)) is not None:
-                    slot = free.popleft() if free and free[0].holds(request) else _Slot(self.store, len(request.rows), self.pinned)
+                    slot = free.popleft() if free and free[0].holds(request) else _Slot(self.source, len(request.rows), self.pinned)
                     under_way.append((request, slot, self._fill(pool, request, slot)))
                 if not under_way:
                     return
@@ -141,67 +144,49 @@ class ClipFeed:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self, pool: ThreadPoolExecutor, request: Request, slot: _Slot) -> list[Future[None]]:
-        """Start to fill a slot: one task for each clip, one for all latents."""
+        """Start to fill a slot: one task for each clip, one for the latents of each cache."""
         clips = [pool.submit(self._clip, row, slot.clips[i]) for i, row in enumerate(request.rows)]
-        return [pool.submit(self._latents, request.rows, slot), *clips]
-
-    def _latents(self, rows: Sequence[int], slot: _Slot) -> None:
-        self.store.read(rows, slot.latents.numpy()[: len(rows)], threads=1)
+        latents = [pool.submit(_read, store, request.rows, into) for store, into in zip(self.source.stores, slot.latents, strict=True)]
+        return [*latents, *clips]
 
     def _clip(self, row: int, into: Tensor) -> None:
         kept = self._kept.get(row)
         if kept is not None:
             into.copy_(kept)
             return
-        if self.store.header.frames:
-            self.store.read_frames([row], into.unsqueeze(0), threads=1)
-        else:
-            into.copy_(self._decode(row))
+        self.source.read_pixels(row, into)
         if into.nbytes <= self._room:
             self._room -= into.nbytes
             self._kept[row] = into.clone()
 
-    def _decode(self, row: int) -> Tensor:
-        """The very pixels that the teacher saw.
 
-        Raises:
-            CacheError: they can no longer be had.
-        """
-        ref = self.store.ref(row, self.data_root)
-        try:
-            clip = decode(ref)
-        except VideoError as error:
-            raise CacheError(
-                f"the video of clip {self.store.record(row).name} cannot be used any more ({error.reason})",
-                got=ref.path,
-                fix="Name the folder that the cache was built from with --data-root.",
-            ) from error
-        if checksum(clip.numpy()) != self.store.record(row).pixels_crc:
-            raise CacheError(
-                f"clip {self.store.record(row).name} no longer has the pixels that the teacher saw",
-                got=ref.path,
-                fix="The file or the decoder has changed: put the old one back, or build the cache again with --overwrite.",
-            )
-        return clip
+def _read(store: LatentStore, rows: Sequence[int], into: Tensor) -> None:
+    store.read(rows, into.numpy()[: len(rows)], threads=1)
 
 
 class _Slot:
     """One reused batch on the host."""
 
-    def __init__(self, store: LatentStore, size: int, pinned: bool) -> None:
-        clip, header = store.header.teacher.clip, store.header
+    def __init__(self, source: TrainingClips, size: int, pinned: bool) -> None:
+        clip = source.spec
         self.clips = torch.empty((size, clip.num_frames, 3, clip.size_px, clip.size_px), dtype=torch.uint8, pin_memory=pinned)
-        shape = (size, header.num_tokens, header.latent_dim)
-        self.latents = torch.empty(shape, dtype=torch.float16, pin_memory=True) if pinned else torch.from_numpy(store.buffer(size))
+        self.latents = [_latent_buffer(store, size, pinned) for store in source.stores]
 
     def holds(self, request: Request) -> bool:
-        """Whether it has room for a request."""
+        """It has room for a request."""
         return len(self.clips) >= len(request.rows)
 
     def batch(self, request: Request) -> Batch:
-        """What is in it, not copied."""
+        """Return what is in it, not copied."""
         size = len(request.rows)
-        return Batch(torch.tensor(list(request.rows)), self.clips[:size], self.latents[:size], request.start, request.total)
+        latents = [part[:size] for part in self.latents] or [torch.empty(size, 0, 0, dtype=torch.float16)]
+        return Batch(torch.tensor(list(request.rows)), self.clips[:size], latents[0], request.start, request.total, *latents[1:])
+
+
+def _latent_buffer(store: LatentStore, size: int, pinned: bool) -> Tensor:
+    if not pinned:
+        return torch.from_numpy(store.buffer(size))
+    return torch.empty((size, store.header.num_tokens, store.header.latent_dim), dtype=torch.float16, pin_memory=True)
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
@@ -227,6 +212,6 @@ def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
     """Let the computing stream wait for a copy, and keep its memory until that stream is through with it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(done)
-    for part in (batch.rows, batch.clips, batch.latents):
+    for part in batch.tensors.values():
         part.record_stream(stream)
     return batch

@@ -19,7 +19,6 @@ from stjepa_cli.cache.build import build as build_cache
 from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.cache.verify import VerifyResult
 from stjepa_cli.cache.verify import verify as verify_cache
-from stjepa_cli.core.config import resolve_run
 from stjepa_cli.core.devices import pick_device
 from stjepa_cli.core.errors import StjepaError, storage_errors
 from stjepa_cli.core.progress import SILENT, Progress
@@ -38,6 +37,7 @@ from stjepa_cli.models.checkpoint import checkpoint_path
 from stjepa_cli.teachers.base import open_teacher
 from stjepa_cli.training.pretrain import PretrainResult
 from stjepa_cli.training.pretrain import pretrain as run_pretraining
+from stjepa_cli.training.recipes import resolve_run
 
 TEACHER = "tiny_videomae_motion"
 MARKER = "demo.json"

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.config import from_dict, to_dict
 from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.errors import CheckpointError, ConfigError, StjepaError
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.models.attentive import initial_weights, num_self_blocks, pooled_logits, rows_at_once
 from stjepa_cli.models.checkpoint import read_metadata, read_tensors, write_tensors

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.devices import autocast
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TokenGrid, digest
 from stjepa_cli.models.student import Student, load_student
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from stjepa_cli.core.config import to_dict
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TokenGrid, digest
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stjepa_cli.core.config import RunConfig, from_dict, to_dict
+from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
 from stjepa_cli.core.files import replacing
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard
 
 SCHEMA = 1
@@ -40,6 +41,8 @@ class CheckpointHeader:
         cache_digest: digest of the cache's header.
         dataset: name and split, `ssv2/train`.
         software: versions of what wrote it.
+        second_latent_dim: Width of the latents of a second cache, 0 without one.
+        second_cache_digest: Digest of its header, empty without one.
     """
 
     step: int
@@ -52,6 +55,8 @@ class CheckpointHeader:
     dataset: str
     software: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+    second_latent_dim: int = 0
+    second_cache_digest: str = ""
 
 
 @dataclass(frozen=True)

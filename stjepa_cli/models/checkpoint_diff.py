@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.config import to_dict
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.models.checkpoint import CheckpointHeader, TensorInfo, list_tensors, newest_checkpoint, read_header, read_tensors
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from stjepa_cli.core import hub
-from stjepa_cli.core.config import StudentConfig, from_dict, to_dict
+from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
 from stjepa_cli.core.files import write_atomic
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.models.checkpoint import CheckpointHeader, newest_checkpoint, read_header, read_tensors, write_tensors
 
@@ -96,7 +97,7 @@ class ReleaseConfig:
 def release_config(header: CheckpointHeader, pixel_mean: tuple[float, ...], pixel_std: tuple[float, ...]) -> ReleaseConfig:
     """What a release of a checkpoint says of itself."""
     provenance = Provenance(
-        header.teacher, header.dataset, header.cache_digest, header.run.objective, header.step, header.epoch, header.software
+        header.teacher, header.dataset, header.cache_digest, header.run.objective["name"], header.step, header.epoch, header.software
     )
     return ReleaseConfig(header.run.student, header.clip, pixel_mean, pixel_std, provenance)
 

@@ -1,4 +1,4 @@
-"""Use case: pretrain a student on a cache. The teacher is neither run nor imported."""
+"""Use case: pretrain a student on cached latents or on videos alone. The teacher neither runs nor is imported."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from stjepa_cli.core.config import RunConfig, write_toml
+from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import CacheError
-from stjepa_cli.core.locations import Location, absolute, is_local
+from stjepa_cli.core.locations import absolute
 from stjepa_cli.core.progress import SILENT, Progress
-from stjepa_cli.data.loader import views_of
+from stjepa_cli.core.serialization import from_dict, write_toml
+from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.data.datasets.base import open_dataset
+from stjepa_cli.data.training_clips import CachedClips, TrainingClips, VideoClips
 from stjepa_cli.models.checkpoint import checkpoint_path
 from stjepa_cli.models.student import Student, num_parameters
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.distributed import World, joined
-from stjepa_cli.training.objectives.base import Objective, build
+from stjepa_cli.training.objectives.base import Objective, build, objective_class, with_all_settings
 from stjepa_cli.training.run_folder import Metrics, resume_point, start_over
 from stjepa_cli.training.trainer import Trainer
 from stjepa_cli.training.validation import hold_out
+
+FEW_STEPS = 300
+"""Runs shorter than this get a warning: students leave chance after some hundred steps at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,24 @@ class PretrainResult:
     """What a run did.
 
     Attributes:
-        steps: optimizer steps of the whole run, earlier sessions included.
-        epochs: passes over the clips, whole or begun.
-        loss_first: of the first step.
-        loss_last: of the last step.
-        val_loss: of the clips held out, at the end of the last whole epoch; None without any.
-        checkpoint: the newest.
-        clips_per_second: in this session, everything included; 0 if there was nothing left to do.
-        data_wait: share of this session in which training waited for clips, 0 to 1.
-        clips: that are trained on.
-        held_out: clips that are not.
-        student_parameters: of the encoder.
-        flops_per_clip: of a forward pass of student and what is trained beside it.
-        processes: that trained together.
-        stopped: it was asked to stop before the end.
+        steps: Optimizer steps of the whole run, earlier sessions included.
+        epochs: Passes over the clips, whole or begun.
+        loss_first: Loss of the first step.
+        loss_last: Loss of the last step.
+        val_loss: Loss on the held-out clips at the last validation; None without any.
+        checkpoint: The newest checkpoint.
+        clips_per_second: Speed of this session, everything included; 0 if there was nothing left to do.
+        data_wait: Fraction of this session in which training waited for clips.
+        clips: Clips that are trained on.
+        held_out: Clips that are not.
+        student_parameters: Parameters of the encoder.
+        flops_per_clip: Operations of a forward pass of the student and what is trained beside it.
+        device: The device of this process.
+        processes: Processes that trained together.
+        stopped: The run was asked to stop before its end.
+        seconds: Time of this session.
+        val_constant_loss: What answering every token with the mean target would lose on the held-out clips.
+        val_position_loss: What answering each token with the mean target at its position would lose.
     """
 
     steps: int
@@ -60,29 +70,31 @@ class PretrainResult:
     processes: int
     stopped: bool
     seconds: float
+    val_constant_loss: float | None = None
+    val_position_loss: float | None = None
 
 
 def pretrain(
     run: RunConfig, *, fresh: bool = False, progress: Progress = SILENT, stop: Callable[[], bool] = lambda: False
 ) -> PretrainResult:
-    """Pretrain a student, or go on with the run that the checkpoint folder holds.
+    """Pretrain a student, or resume the run that the checkpoint folder holds.
 
-    The order of the clips, the masks and the initial weights are functions of `run.seed` and the step, so that a run that
-    was stopped and went on takes the same steps as one that was not. Started by `torchrun`, all its processes train one
-    student together.
+    The order of the clips, the masks and the initial weights are functions of `run.seed` and the step, so a run that was
+    stopped and resumed takes the same steps as one that was not. Started by `torchrun`, all its processes train one student
+    together.
 
     Args:
-        run: the description of the run.
-        fresh: drop the run that the folder holds and start over.
-        progress: is told of every step.
-        stop: asked after every step; when it says so, the run is saved and ends.
+        run: Description of the run.
+        fresh: Drop the run that the folder holds and start over.
+        progress: Receives progress and messages.
+        stop: Called after every step; when it returns True, the run is saved and ends.
 
     Raises:
-        CacheError: no cache, nothing in it, or its videos are gone.
-        CheckpointError: the folder holds another run or a damaged checkpoint.
-        StjepaError: the loss is no longer finite; the disk is full; another process failed.
+        CacheError: There is no cache, it is empty, or its videos are gone.
+        CheckpointError: The folder holds another run or a damaged checkpoint.
+        StjepaError: The loss is no longer finite, the disk is full, or another process failed.
     """
-    started = time.monotonic()
+    started, run = time.monotonic(), with_all_settings(run)
     with joined(run.device) as world:
         trainer = _open(run, world, fresh=fresh, progress=progress if world.leads else SILENT)
         first_step = trainer.step
@@ -91,92 +103,109 @@ def pretrain(
         loop_started = time.monotonic()
         trainer.train(stop)
         trainer.metrics.close()
-        seconds = time.monotonic() - loop_started
-        losses, validations = trainer.metrics.losses(), trainer.metrics.validations()
-        return PretrainResult(
-            steps=trainer.step,
-            epochs=-(-trainer.step // trainer.steps_per_epoch),
-            loss_first=losses[0],
-            loss_last=losses[-1],
-            val_loss=validations[max(validations)] if validations else None,
-            checkpoint=str(checkpoint_path(run.checkpoints, trainer.step)),
-            clips_per_second=round((trainer.step - first_step) * trainer.batch_size / seconds, 2) if trainer.step > first_step else 0.0,
-            data_wait=round(trainer.meter.mean_wait, 4),
-            clips=len(trainer.clips),
-            held_out=len(trainer.held),
-            student_parameters=num_parameters(trainer.objective.student),
-            flops_per_clip=trainer.objective.flops(),
-            device=str(world.device),
-            processes=world.size,
-            stopped=trainer.stopped,
-            seconds=round(time.monotonic() - started, 3),
-        )
+        return _result(trainer, first_step, loop_seconds=time.monotonic() - loop_started, seconds=time.monotonic() - started)
+
+
+def _result(trainer: Trainer, first_step: int, *, loop_seconds: float, seconds: float) -> PretrainResult:
+    losses, validated = trainer.metrics.losses(), trainer.metrics.last_validation()
+    clips_taken = (trainer.step - first_step) * trainer.batch_size
+    return PretrainResult(
+        steps=trainer.step,
+        epochs=-(-trainer.step // trainer.steps_per_epoch),
+        loss_first=losses[0],
+        loss_last=losses[-1],
+        val_loss=validated.get("val_loss"),
+        checkpoint=str(checkpoint_path(trainer.run.checkpoints, trainer.step)),
+        clips_per_second=round(clips_taken / loop_seconds, 2) if clips_taken else 0.0,
+        data_wait=round(trainer.meter.mean_wait, 4),
+        clips=len(trainer.clips),
+        held_out=len(trainer.held),
+        student_parameters=num_parameters(trainer.objective.student),
+        flops_per_clip=trainer.objective.flops(),
+        device=str(trainer.world.device),
+        processes=trainer.world.size,
+        stopped=trainer.stopped,
+        seconds=round(seconds, 3),
+        val_constant_loss=validated.get("val_constant_loss"),
+        val_position_loss=validated.get("val_position_loss"),
+    )
 
 
 def _open(run: RunConfig, world: World, *, fresh: bool, progress: Progress) -> Trainer:
-    """Everything that a run needs, at the step where it goes on."""
-    progress.note(f"opening the cache {run.cache}")
-    store = LatentStore.open(run.cache)
-    clips, held = hold_out(store, _clips(store, run.data_root, progress), run.val_share)
-    objective = _objective(run, store).to(world.device)
-    _describe(objective, run, store, progress)
+    """Open everything that a run needs, at the step where it resumes."""
+    source = open_clips(run, progress)
+    clips, held = hold_out(source, run.val_fraction)
+    objective = _objective(run, source).to(world.device)
+    _describe(objective, run, source, progress)
+    metrics = Metrics(run.checkpoints, tensorboard=run.tensorboard and world.leads)
+    trainer = Trainer(run, source, clips, held, objective, world, metrics, progress)
     if fresh and world.leads:
         start_over(run.checkpoints)
     world.wait()
-    metrics = Metrics(run.checkpoints, tensorboard=run.tensorboard and world.leads)
-    trainer = Trainer(run, store, clips, held, objective, world, metrics, progress)
-    found = resume_point(run, store.header.digest)
-    if found:
-        for path in found.damaged:
-            progress.note(f"{path} is damaged or lacks its optimizer's state: going on from the one before")
-        trainer.load(found.path, found.step)
-        progress.note(f"going on with {found.path}, step {trainer.step} of {trainer.last_step}")
+    _resume(trainer)
     world.wait()
     if world.leads:
         metrics.keep_until(trainer.step)
         write_toml(run.checkpoints / "run.toml", _anywhere(run))
+    if trainer.total_steps < FEW_STEPS:
+        progress.note(
+            f"warning: the whole run is {trainer.total_steps} steps, and a student says little before some {FEW_STEPS}. "
+            "Raise --epochs, or use --steps."
+        )
     return trainer
 
 
+def _resume(trainer: Trainer) -> None:
+    """Load the newest whole checkpoint of the folder, if there is one."""
+    found = resume_point(trainer.run, trainer.source)
+    if not found:
+        return
+    for path in found.damaged:
+        trainer.progress.note(f"{path} is damaged or lacks its optimizer's state: resuming from the one before")
+    trainer.load(found.path, found.step)
+    trainer.progress.note(f"resuming from {found.path}, step {trainer.step} of {trainer.last_step}")
+
+
 def _anywhere(run: RunConfig) -> RunConfig:
-    """The same run, whatever folder it is started in."""
-    return replace(run, data_root=absolute(run.data_root), cache=absolute(run.cache), checkpoints=run.checkpoints.absolute())
+    """Return the same run with absolute paths, to be started from any folder."""
+    cache, second = (None if place is None else absolute(place) for place in (run.cache, run.second_cache))
+    return replace(run, data_root=absolute(run.data_root), cache=cache, second_cache=second, checkpoints=run.checkpoints.absolute())
 
 
-def _clips(store: LatentStore, data_root: Location, progress: Progress) -> list[tuple[int, ...]]:
-    """The rows to train on, by clip; says what is left out, and refuses before the first step what would stop the run later."""
-    rows = store.usable_rows()
-    if not rows:
-        raise CacheError(f"the cache {store.path} holds no latents yet", fix="Type `stjepa cache build`.")
-    if len(rows) < store.header.num_rows:
-        failed = len(store.failures())
-        left = store.header.num_rows - len(rows) - failed
-        progress.note(f"the cache holds {len(rows)} of {store.header.num_rows} rows ({failed} failed, {left} not built yet)")
-    clips = views_of(rows, store.header.num_views)
-    videos = [] if store.header.frames or not is_local(data_root) else [data_root / store.clip_of(views[0])[0].video for views in clips]
-    gone = [video for video in videos if not video.is_file()]
-    if gone:
-        raise CacheError(
-            f"{len(gone)} of the {len(clips)} cached clips have no video below {data_root}",
-            got=f"no {gone[0]}",
-            fix="Name the folder that the cache was built from with --data-root.",
-        )
-    return clips
+def open_clips(run: RunConfig, progress: Progress = SILENT) -> TrainingClips:
+    """Open the clips of a run: a cache's where there is one, else the videos of its data set.
+
+    Raises:
+        CacheError: The objective needs latents and the run names no cache, or the cache cannot be used.
+        DatasetError: There is no cache and the data set cannot be listed.
+    """
+    if run.cache is None:
+        if "latents" in objective_class(run).needs:
+            raise CacheError(f"the objective {run.objective['name']} needs a cache of latents", fix="Name one with --cache.")
+        spec = from_dict(ClipSpec, run.clip, where="[clip]")
+        items = open_dataset(run.dataset, run.data_root).videos(run.split)
+        progress.note(f"reading {len(items):,} videos of {run.dataset}/{run.split}, without a cache: {spec}")
+        return VideoClips(items, spec, f"{run.dataset}/{run.split}", progress)
+    progress.note(f"opening the cache {run.cache}")
+    second = LatentStore.open(run.second_cache) if run.second_cache else None
+    return CachedClips(LatentStore.open(run.cache), run.data_root, second=second, progress=progress)
 
 
-def _objective(run: RunConfig, store: LatentStore) -> Objective:
-    """The student, with its geometry from the cache, and what is trained beside it; initial weights from the seed."""
+def _objective(run: RunConfig, source: TrainingClips) -> Objective:
+    """Build the student, with its geometry from the clips, and what is trained beside it; initial weights from the seed."""
     generator = torch.Generator().manual_seed(run.seed)
-    student = Student(run.student, store.header.teacher.clip, generator)
-    return build(run.objective, student, run, store.header.latent_dim, generator)
+    student = Student(run.student, source.spec, generator)
+    needs_latents = "latents" in objective_class(run).needs
+    return build(student, run, [store.header.latent_dim for store in source.stores] if needs_latents else [], generator)
 
 
-def _describe(objective: Objective, run: RunConfig, store: LatentStore, progress: Progress) -> None:
-    student, card = objective.student, store.header.teacher
-    progress.note(f"latents of {card.name}, licence {card.licence}: {card.clip}")
+def _describe(objective: Objective, run: RunConfig, source: TrainingClips, progress: Progress) -> None:
+    student, card = objective.student, source.teacher
+    if source.stores:
+        progress.note(f"latents of {card.name}, licence {card.licence}: {card.clip}")
     progress.note(
         f"student {run.preset}: {num_parameters(student) / 1e6:.2f} M parameters"
         f" + {(num_parameters(objective) - num_parameters(student)) / 1e6:.2f} M beside it,"
-        f" {objective.flops() / 1e9:.2f} GFLOP a clip forward at mask ratio {run.mask_ratio}"
+        f" {objective.flops() / 1e9:.2f} GFLOP per clip forward with {run.recipe or run.objective['name']}, mask ratio {run.mask_ratio}"
         f" ({student.flops() / 1e9:.2f} for the student on all tokens)"
     )

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import CacheError, CheckpointError, StjepaError, VideoError
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress
-from stjepa_cli.data.loader import views_of
+from stjepa_cli.core.serialization import to_dict
+from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, list_checkpoints, newest_checkpoint, read_header
 from stjepa_cli.models.student import Student, load_group, load_student, num_parameters
 from stjepa_cli.store.latent_store import LatentStore
@@ -125,7 +125,8 @@ def load_objective(checkpoint: Path, header: CheckpointHeader) -> Objective:
     """
     generator = torch.Generator()
     student = Student(header.run.student, header.clip, generator)
-    objective = build(header.run.objective, student, header.run, header.latent_dim, generator)
+    widths = [width for width in (header.latent_dim, header.second_latent_dim) if width]
+    objective = build(student, header.run, widths, generator)
     for group, module in objective.named_children():
         load_group(module, checkpoint, group)
     return objective.eval().requires_grad_(False)
@@ -224,29 +225,31 @@ def _places(run: Path, checkpoint: Path, header: CheckpointHeader) -> Iterator[s
 
 
 def _gallery(
-    checkpoint: Path, header: CheckpointHeader, cache: Location, data_root: Location, count: int, progress: Progress
+    checkpoint: Path, header: CheckpointHeader, cache: Location | None, data_root: Location, count: int, progress: Progress
 ) -> ClipPanels:
     """Pictures of some clips; whatever is in the way of them is a sentence, since the curves are worth having without."""
     if not count:
         return ClipPanels()
     try:
+        if cache is None:
+            return ClipPanels(left_out=("No clips are shown: the run had no cache.",))
         store = LatentStore.open(cache)
         if store.header.digest != header.cache_digest:
             what = f"the cache {cache} is not the one of this run"
             raise CacheError(what, got=store.header.digest[:12], expected=header.cache_digest[:12])
         student, _ = load_student(checkpoint, CPU)
         eyes = StudentViewer(student, _predict(load_objective(checkpoint, header)), header.run.mask_ratio, header.run.seed)
-        among, held_out = _candidates(store, header.run.val_share)
+        among, held_out = _candidates(store, data_root, header.run.val_fraction)
         return replace(portraits(store, among, data_root, eyes, count, progress), held_out=held_out)
     except (StjepaError, VideoError) as error:
         return ClipPanels(left_out=(f"No clips are shown: {error}",))
 
 
-def _candidates(store: LatentStore, val_share: float) -> tuple[list[int], bool]:
-    """The first view of each clip that was held out from training, and True; of every clip, and False, if none was."""
-    clips = views_of(store.usable_rows(), store.header.num_views)
-    _, held = hold_out(store, clips, val_share)
-    return [views[0] for views in held or clips], bool(held)
+def _candidates(store: LatentStore, data_root: Location, val_fraction: float) -> tuple[list[int], bool]:
+    """Return the first view of each clip that was held out from training, and True; of every clip, and False, if none was."""
+    source = CachedClips(store, data_root)
+    _, held = hold_out(source, val_fraction)
+    return [views[0] for views in held or source.clips], bool(held)
 
 
 def _when(path: Path) -> str:

@@ -14,12 +14,14 @@ from torch import Tensor
 from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import CheckpointError, NotReadyError, storage_errors
 from stjepa_cli.core.files import write_atomic
+from stjepa_cli.data.training_clips import TrainingClips
 from stjepa_cli.models.checkpoint import list_checkpoints, optimizer_path, read_header
+from stjepa_cli.training.objectives.base import with_all_settings
 
 # what may change between the sessions of one run: places, machines, how much is saved and where to stop
 _FREE = (
-    "data_root", "cache", "checkpoints", "device", "workers", "memory_gb", "max_steps",
-    "accumulate", "compile", "recompute", "checkpoint_every", "keep", "tensorboard",
+    "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "recipe",
+    "accumulate", "compile", "activation_checkpointing", "checkpoint_every", "keep", "tensorboard",
 )  # fmt: skip
 
 
@@ -67,6 +69,10 @@ class Metrics:
         """The loss of every step so far."""
         return [float(line["loss"]) for line in self.lines() if "loss" in line]
 
+    def last_validation(self) -> dict[str, float]:
+        """Return the metrics of the last validation; empty without one."""
+        return next((line for line in reversed(self.lines()) if "val_loss" in line), {})
+
     def validations(self) -> dict[int, float]:
         """The validation loss by step."""
         return {int(line["step"]): float(line["val_loss"]) for line in self.lines() if "val_loss" in line}
@@ -86,7 +92,7 @@ class ResumePoint:
     damaged: tuple[Path, ...] = ()
 
 
-def resume_point(run: RunConfig, cache_digest: str) -> ResumePoint | None:
+def resume_point(run: RunConfig, source: TrainingClips) -> ResumePoint | None:
     """Where to go on; None where the folder holds no checkpoint.
 
     A checkpoint counts as whole if its header and its optimizer's can be read: both files are renamed into place when they are
@@ -106,7 +112,9 @@ def resume_point(run: RunConfig, cache_digest: str) -> ResumePoint | None:
             fix="Start over with --fresh.",
         )
     header = read_header(path)
-    for name, old, new in _differences(header.run, run) + _differ("cache", header.cache_digest, cache_digest):
+    second = source.stores[1].header.digest if len(source.stores) > 1 else ""
+    caches = _differ("cache", header.cache_digest, source.digest) + _differ("second_cache", header.second_cache_digest, second)
+    for name, old, new in _differences(header.run, run) + caches:
         raise CheckpointError(
             f"{run.checkpoints} holds another run: {name} differs",
             got=old,
@@ -167,7 +175,7 @@ def _event_writer(folder: Path) -> Any:
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, object, object]]:
-    a, b = asdict(old), asdict(new)
+    a, b = asdict(with_all_settings(old)), asdict(with_all_settings(new))
     return [entry for name in a if name not in _FREE for entry in _differ(name, a[name], b[name])]
 
 

@@ -52,11 +52,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 try:
-    from stjepa_cli.core.config import PRESETS, RunConfig, to_dict
+    from stjepa_cli.core.config import PRESETS, RunConfig
     from stjepa_cli.core.devices import autocast, pick_device
     from stjepa_cli.core.progress import SILENT
+    from stjepa_cli.core.serialization import to_dict
     from stjepa_cli.core.types import ClipSpec, TeacherCard
-    from stjepa_cli.data.loader import Batch, ClipFeed, Request, views_of
+    from stjepa_cli.data.loader import Batch, ClipFeed, Request
+    from stjepa_cli.data.training_clips import CachedClips
     from stjepa_cli.models.layers import attention_flops, linear_flops, mlp_flops, tubelets
     from stjepa_cli.models.masking import tube_mask
     from stjepa_cli.models.student import Student
@@ -253,11 +255,12 @@ def make_trainer(store: LatentStore, folder: Path, scale: Scale, turns: Turns, d
         workers=workers, memory_gb=0.0, student=student, predictor=predictor,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    objective = TaughtObjective(Student(student, scale.spec, generator), run, DIM, generator).to(device)
+    objective = TaughtObjective(Student(student, scale.spec, generator), run, [DIM], generator).to(device)
     objective.turns = turns
-    views = views_of(store.usable_rows(), 1)
+    source = CachedClips(store, folder)
+    views = source.clips
     clips = views * -(-(turns.num_steps + 1) * scale.batch_size // len(views))
-    return Trainer(run, store, clips, [], objective, World(0, 1, device), Metrics(run.checkpoints), SILENT)
+    return Trainer(run, source, clips, [], objective, World(0, 1, device), Metrics(run.checkpoints), SILENT)
 
 
 def loader(store: LatentStore, folder: Path, scale: Scale, device: torch.device) -> list[Row]:
@@ -335,7 +338,7 @@ class Steps:
         generator = torch.Generator().manual_seed(0)
         self.batch = batch
         run = RunConfig(Path(), Path(), preset=preset, student=student, predictor=predictor, batch_size=len(batch.rows))
-        self.objective = LatentObjective(Student(student, spec, generator), run, DIM, generator).to(batch.clips.device).train()
+        self.objective = LatentObjective(Student(student, spec, generator), run, [DIM], generator).to(batch.clips.device).train()
         self.objective.student.recompute = recompute
         self.average = MovingAverage(self.objective.student, run.ema)
         self.descent = ScheduledOptimizer(self.objective, run.optimizer, run.batch_size)

@@ -28,6 +28,7 @@ from stjepa_cli.core.progress import SILENT, Progress, Task
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.loader import ClipFeed, Request
+from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.data.video import decode, read_clip
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.store.shard_format import checksum
@@ -366,7 +367,7 @@ def test_the_loader_refuses_a_view_whose_pixels_have_changed(request_: BuildRequ
     request_ = request_.replace(data_root=root, views=2)
     build(request_)
     shutil.copy(root / VIDEOS / "2.webm", root / VIDEOS / "1.webm")
-    feed = ClipFeed(LatentStore.open(request_.cache), root, num_workers=1, memory_bytes=0)
+    feed = ClipFeed(CachedClips(LatentStore.open(request_.cache), root), num_workers=1, memory_bytes=0)
     with pytest.raises(CacheError, match=r"clip 1 view 1 no longer has the pixels that the teacher saw"):
         next(feed.batches([Request([1], 0, 1)]))
 

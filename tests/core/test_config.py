@@ -7,20 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from stjepa_cli.core.config import (
-    PRESETS,
-    RunConfig,
-    cache_path,
-    from_dict,
-    read_toml,
-    resolve_run,
-    ssv2_root,
-    to_dict,
-    ucf101_root,
-    write_toml,
-)
+from stjepa_cli.core.config import PRESETS, RunConfig
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import location
+from stjepa_cli.core.places import cache_path, ssv2_root, ucf101_root
+from stjepa_cli.core.serialization import from_dict, read_toml, to_dict, write_toml
+from stjepa_cli.training.recipes import resolve_run
 
 PLACES = {"data_root": Path("data"), "cache": Path("cache")}
 
@@ -80,7 +72,7 @@ def test_sizes_in_the_file_change_a_preset_and_a_preset_flag_brings_its_own(tmp_
         ("epochs = true", "epochs has a wrong type"),
         ("optimizer = 3", "optimizer has a wrong type: got 3, expected a table"),
         ("epochs = 0", "epochs must be at least 1: got 0"),
-        ("mask_ratio = 1.5", "mask_ratio is a share: got 1.5"),
+        ("mask_ratio = 1.5", "mask_ratio is a fraction: got 1.5"),
         ('preset = "huge"', "unknown preset: got 'huge', expected one of base, small, tiny"),
         ("[optimizer]\nlr = -1.0", "lr must be positive"),
         ("[student]\nnum_heads = 7", "multiple of its heads"),

@@ -15,17 +15,22 @@ import pytest
 import torch
 
 from stjepa_cli.cache.build import BuildRequest, build
-from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig, read_toml, resolve_run
+from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.errors import CacheError, CheckpointError, StjepaError
 from stjepa_cli.core.progress import SILENT, Task
+from stjepa_cli.core.serialization import read_toml
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.data.loader import ClipFeed, Request, batch_rows, steps_per_epoch, views_of
+from stjepa_cli.data.loader import ClipFeed, Request, batch_rows, steps_per_epoch
+from stjepa_cli.data.sampling import views_of
+from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.data.video import read_clip
 from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
 from stjepa_cli.models.student import load_student
 from stjepa_cli.store.latent_store import LatentStore
+from stjepa_cli.training.objectives.base import with_all_settings
 from stjepa_cli.training.optim import learning_rate
 from stjepa_cli.training.pretrain import pretrain
+from stjepa_cli.training.recipes import resolve_run
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 
@@ -120,7 +125,7 @@ def test_another_run_in_the_folder_is_refused_by_name_and_replaced_when_asked(ru
 def test_the_resolved_run_is_saved_and_repeats_it(run: RunConfig, tmp_path: Path) -> None:
     pretrain(run)
     again = resolve_run({}, file=run.checkpoints / "run.toml", flags={"checkpoints": tmp_path / "again"})
-    assert replace(again, checkpoints=run.checkpoints) == run
+    assert replace(again, checkpoints=run.checkpoints) == with_all_settings(run)
     pretrain(again)
     assert losses(again) == losses(run)
     assert read_toml(run.checkpoints / "run.toml")["optimizer"]["lr"] == 3e-3
@@ -130,10 +135,10 @@ def test_training_needs_neither_transformers_nor_zarr(run: RunConfig) -> None:
     code = (
         "import sys\n"
         "for name in ('transformers', 'huggingface_hub', 'zarr', 'rich', 'typer'): sys.modules[name] = None\n"
-        "from pathlib import Path; from stjepa_cli.core.config import resolve_run; from stjepa_cli.training.pretrain import pretrain\n"
+        "from pathlib import Path; from stjepa_cli.training.recipes import resolve_run; from stjepa_cli.training.pretrain import pretrain\n"
         f"print(pretrain(resolve_run({{}}, file=Path({str(run.checkpoints / 'in.toml')!r}))).steps)"
     )
-    from stjepa_cli.core.config import write_toml
+    from stjepa_cli.core.serialization import write_toml
 
     write_toml(run.checkpoints / "in.toml", run)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
@@ -176,7 +181,7 @@ def test_an_epoch_takes_one_view_of_each_clip_and_the_epochs_together_all_that_a
 
 def test_the_feed_gives_the_pixels_that_the_teacher_saw_with_their_latents(tiny_ssv2: Path, cache: Path) -> None:
     store = LatentStore.open(cache)
-    feed = ClipFeed(store, tiny_ssv2, num_workers=2, memory_bytes=30_000)
+    feed = ClipFeed(CachedClips(store, tiny_ssv2), num_workers=2, memory_bytes=30_000)
     batch = next(feed.batches([Request(store.usable_rows()[3:8], 0, 5)]))
     for row, clip, latents in zip(batch.rows.tolist(), batch.clips, batch.latents, strict=True):
         assert torch.equal(clip, read_clip(tiny_ssv2 / store.clips[row].video, SPEC).pixels)
@@ -235,7 +240,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(run: Ru
     notes = Notes()
     assert pretrain(run, progress=notes).steps == 9
     assert any("checkpoint_step6.safetensors is damaged" in note for note in notes.notes)
-    assert any("going on with" in note and "checkpoint_step3" in note for note in notes.notes)
+    assert any("resuming from" in note and "checkpoint_step3" in note for note in notes.notes)
     assert equal(weights(whole, 9), weights(run, 9))
     for path in list_checkpoints(run.checkpoints):
         path.write_bytes(b"")

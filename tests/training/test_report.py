@@ -117,7 +117,7 @@ def test_kept_frames_need_no_videos_and_held_out_clips_are_preferred(tiny_ssv2: 
     header = read_header(newest_checkpoint(run))
     cache = tmp_path / "framed"
     build(BuildRequest.of(tiny_ssv2, cache, teacher="hog", clip=SPEC, latent_dim=16, frames=True))
-    framed = replace(header.run, cache=cache, checkpoints=tmp_path / "framed_run", val_share=0.25)
+    framed = replace(header.run, cache=cache, checkpoints=tmp_path / "framed_run", val_fraction=0.25)
     pretrain(framed)
     result = report(framed.checkpoints, clips=2, data_root=tmp_path / "nowhere")
     assert (len(result.clips), result.left_out) == (2, ())

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig, write_toml
+from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError
+from stjepa_cli.core.serialization import write_toml
 from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
 from stjepa_cli.models.student import load_student
-from stjepa_cli.training.pretrain import PretrainResult, pretrain
+from stjepa_cli.training.pretrain import PretrainResult, open_clips, pretrain
 from stjepa_cli.training.validation import alarm, hold_out, statistics
 from tests.caches import make_cache
 from tests.training.test_pretrain import Notes, equal, weights
@@ -46,7 +47,7 @@ def run(cache: Path, tmp_path: Path) -> RunConfig:
         mask_ratio=0.5,
         device="cpu",
         workers=2,
-        val_share=0.2,
+        val_fraction=0.2,
         student=StudentConfig(32, 1, 1, 2),
         predictor=PredictorConfig(24, 1, 2),
         optimizer=OptimizerConfig(lr=3e-3),
@@ -127,7 +128,7 @@ def test_a_run_that_is_terminated_or_killed_goes_on_to_the_same_weights(run: Run
     if kill == signal.SIGTERM:
         assert process.returncode == 0, err
         assert "Stopped and saved" in out
-        assert f"Go on with: stjepa pretrain --config {run.checkpoints / 'run.toml'}" in err
+        assert f"Resume with: stjepa pretrain --config {run.checkpoints / 'run.toml'}" in err
     assert steps(run)[-1] < last
     assert pretrain(run).steps == last
     assert equal(weights(whole, last), weights(run, last))
@@ -148,9 +149,9 @@ def distance(a: RunConfig, b: RunConfig, step: int) -> float:
 
 
 def test_micro_batches_and_recomputed_activations_give_the_same_student(run: RunConfig, tmp_path: Path) -> None:
-    run = replace(run, batch_size=6, masks_per_clip=2, visible_weight=0.5)
+    run = replace(run, batch_size=6, masks_per_clip=2, objective={"name": "latent", "visible_weight": 0.5})
     last = pretrain(run).steps
-    for name, change in (("parts", {"accumulate": 4}), ("again", {"recompute": True})):
+    for name, change in (("parts", {"accumulate": 4}), ("again", {"activation_checkpointing": True})):
         other = replace(run, checkpoints=tmp_path / name, **change)
         pretrain(other)
         assert distance(run, other, last) < 1e-3, name
@@ -229,7 +230,18 @@ def test_a_world_without_an_address_is_told(run: RunConfig, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "change",
-    [{"loss": "smooth_l1"}, {"loss": "l1"}, {"mask_sampler": "multiblock"}, {"masks_per_clip": 2}, {"visible_weight": 1.0}, {"ema": 0.0}],
+    [
+        {"objective": {"name": "latent", "loss": "smooth_l1"}},
+        {"objective": {"name": "latent", "loss": "l1"}},
+        {"objective": {"name": "latent", "visible_weight": 1.0}},
+        {"objective": {"name": "latent", "visible_predictor_weight": 1.0}},
+        {"objective": {"name": "latent", "visible_weight": 1.0, "dense_fraction": 0.5}},
+        {"objective": {"name": "latent", "dense_fraction": 1.0}},
+        {"objective": {"name": "pixels"}},
+        {"mask_sampler": "multiblock"},
+        {"masks_per_clip": 2},
+        {"ema": 0.0},
+    ],
     ids=str,
 )
 def test_every_recipe_learns(run: RunConfig, change: dict[str, Any]) -> None:
@@ -288,7 +300,19 @@ def test_every_step_and_every_validation_has_its_figures(run: RunConfig) -> None
     result = pretrain(run)
     trained = [line for line in lines(run) if "loss" in line]
     assert [line["step"] for line in trained] == list(range(1, 13))
-    wanted = {"epoch", "loss", "cosine", "constant_loss", "token_std", "lr", "weight_decay", "grad_norm", "clips_per_second", "data_wait"}
+    wanted = {
+        "epoch",
+        "loss",
+        "hidden",
+        "constant_loss",
+        "position_loss",
+        "token_std",
+        "lr",
+        "weight_decay",
+        "grad_norm",
+        "clips_per_second",
+        "data_wait",
+    }
     assert all(wanted <= line.keys() for line in trained)
     assert all(0 <= line["data_wait"] <= 1 for line in trained)
     validated = [line for line in lines(run) if "val_loss" in line]
@@ -298,33 +322,40 @@ def test_every_step_and_every_validation_has_its_figures(run: RunConfig) -> None
 
 
 def test_the_clips_held_out_are_the_same_for_every_seed_and_are_never_trained_on(run: RunConfig) -> None:
-    from stjepa_cli.data.loader import views_of
-    from stjepa_cli.store.latent_store import LatentStore
-
-    store = LatentStore.open(run.cache)
-    clips = views_of(store.usable_rows(), 1)
-    train, held = hold_out(store, clips, 0.2)
+    source = open_clips(run)
+    train, held = hold_out(source, 0.2)
     assert (len(train), len(held)) == (24, 5)
-    assert sorted(train + held) == clips
-    assert hold_out(store, clips, 0.0) == (clips, [])
+    assert sorted(train + held) == source.clips
+    assert hold_out(source, 0.0) == (source.clips, [])
 
 
 def test_features_that_are_all_the_same_raise_an_alarm() -> None:
     generator = torch.Generator().manual_seed(0)
-    spread = torch.randn(500, 16, generator=generator)
+    spread = torch.randn(50, 10, 16, generator=generator)
     assert statistics(spread)["feature_std"] == pytest.approx(1, abs=0.05)
     assert statistics(spread)["effective_rank"] == pytest.approx(16, abs=0.5)
     assert alarm(statistics(spread)) is None
-    same = torch.ones(500, 16)
-    assert statistics(same) == {"feature_std": pytest.approx(0, abs=1e-6), "effective_rank": pytest.approx(0, abs=1.1)}
-    line = torch.randn(500, 1, generator=generator) * torch.ones(1, 16)
+    same = torch.ones(50, 10, 16)
+    assert statistics(same)["feature_std"] == pytest.approx(0, abs=1e-6)
+    assert statistics(same)["effective_rank"] == pytest.approx(0, abs=1.1)
+    line = torch.randn(50, 10, 1, generator=generator) * torch.ones(1, 16)
     for collapsed in (same, line, same + 1e-3 * spread):
         assert "collapsing" in (alarm(statistics(collapsed)) or "")
 
 
+def test_features_that_know_only_their_position_raise_an_alarm_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    position = torch.randn(1, 10, 16, generator=generator).expand(50, 10, 16)
+    content = torch.randn(50, 10, 16, generator=generator)
+    assert statistics(position + 0.05 * content)["content_fraction"] < 0.01
+    assert "where a token lies" in (alarm(statistics(position + 0.05 * content)) or "")
+    assert statistics(content)["content_fraction"] == pytest.approx(1, abs=0.05)
+    assert alarm(statistics(position + content)) is None
+
+
 def test_a_clip_that_makes_the_loss_infinite_is_named_and_the_state_is_saved(tmp_path: Path, run: RunConfig) -> None:
     make_cache(tmp_path / "bad", num_clips=30, frames=True)  # row 3 holds NaNs
-    bad = replace(run, cache=tmp_path / "bad", val_share=0.0, epochs=3)
+    bad = replace(run, cache=tmp_path / "bad", val_fraction=0.0, epochs=3)
     with pytest.raises(StjepaError, match=r"the loss is not finite at step \d+: got clip 1003\. The state at step \d+ is saved"):
         pretrain(bad)
     newest = list_checkpoints(bad.checkpoints)[-1]
@@ -355,7 +386,9 @@ def test_a_finished_result_says_how_it_went(run: RunConfig) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("change", [{"compile": "off"}, {"compile": "auto"}, {"recompute": True}, {"accumulate": 2}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"compile": "off"}, {"compile": "auto"}, {"activation_checkpointing": True}, {"accumulate": 2}], ids=str
+)
 def test_a_run_on_the_gpu_learns_from_pinned_batches(run: RunConfig, change: dict[str, Any]) -> None:
     result = pretrain(replace(run, device="cuda", epochs=10, **change))
     assert result.device.startswith("cuda")
@@ -367,14 +400,17 @@ def test_a_run_on_the_gpu_learns_from_pinned_batches(run: RunConfig, change: dic
 @pytest.mark.cuda
 def test_the_batches_on_the_gpu_are_those_on_the_host(run: RunConfig) -> None:
     from stjepa_cli.data.loader import ClipFeed, Request, on_device
+    from stjepa_cli.data.training_clips import CachedClips
     from stjepa_cli.store.latent_store import LatentStore
+
+    assert run.cache is not None
 
     store = LatentStore.open(run.cache)
     rows = store.usable_rows()
     requests = [Request(rows[i : i + 4], 0, 4) for i in range(0, 24, 4)]
     found = []
     for pinned, device in ((False, "cpu"), (True, "cuda")):
-        feed = ClipFeed(store, run.data_root, num_workers=2, memory_bytes=0, pinned=pinned)
+        feed = ClipFeed(CachedClips(store, run.data_root), num_workers=2, memory_bytes=0, pinned=pinned)
         found.append([(b.clips.cpu().clone(), b.latents.cpu().clone()) for b in on_device(feed.batches(requests), torch.device(device))])
     for (clips, latents), (others, other_latents) in zip(*found, strict=True):
         assert torch.equal(clips, others)

@@ -12,8 +12,8 @@ from stjepa_cli.core.config import PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.loader import Batch
 from stjepa_cli.models.student import Student
-from stjepa_cli.training.objectives.base import Objective, build
-from stjepa_cli.training.objectives.latent import cosine_loss, monitors
+from stjepa_cli.training.objectives._distances import cosine_loss, monitors
+from stjepa_cli.training.objectives.base import Objective, build, objective_class
 
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
 DIM = 12
@@ -24,10 +24,11 @@ def _run(**changes: object) -> RunConfig:
     return RunConfig(Path("data"), Path("cache"), **settings)  # type: ignore[arg-type]
 
 
-def _objective(name: str = "latent") -> Objective:
+def _objective(name: str = "latent", **settings: object) -> Objective:
     generator = torch.Generator().manual_seed(0)
-    run = _run()
-    return build(name, Student(run.student, SPEC, generator), run, DIM, generator)
+    run = _run(objective={"name": name} | settings)
+    widths = [DIM] if "latents" in objective_class(run).needs else []
+    return build(Student(run.student, SPEC, generator), run, widths, generator)
 
 
 def _batch(size: int = 4) -> Batch:
@@ -77,8 +78,8 @@ def test_the_generator_decides_the_mask_and_with_it_the_loss() -> None:
 
 def test_monitors_see_a_constant_answer_and_a_collapse() -> None:
     aligned = torch.ones(2, 3, DIM)
-    assert monitors(torch.randn(2, 3, 8), aligned)["constant_loss"].item() == pytest.approx(0, abs=1e-6)
-    assert monitors(torch.ones(2, 3, 8), aligned)["token_std"].item() == 0
+    assert monitors(torch.randn(2, 3, 8), aligned, None, 3, "cosine")["constant_loss"].item() == pytest.approx(0, abs=1e-6)
+    assert monitors(torch.ones(2, 3, 8), aligned, None, 3, "cosine")["token_std"].item() == 0
 
 
 def test_a_tiny_student_learns_four_clips_by_heart() -> None:
