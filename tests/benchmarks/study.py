@@ -1,0 +1,278 @@
+"""The representation study: a list of pretraining runs, each scored by frozen probes, skipped where done, and one table at the end.
+
+    python -m tests.benchmarks.study tests/benchmarks/study.toml --work /tmp/study --jobs 2
+    python -m tests.benchmarks.study tests/benchmarks/study.toml --work /tmp/study --table
+
+Clips are drawn in memory, so neither FFmpeg nor a data set is needed; caches, training and probes are the product's own. What is used
+to choose (`--clips-seed` of the list) is never what the demo and the motion benchmark report on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+EVAL_CLIPS = 400
+BATCH = 64
+# two-sided 95 % quantiles of Student's t, by the number of seeds
+T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+
+
+def expand(listing: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one flat description per run: defaults, then the row's own values, for each of its seeds."""
+    runs = []
+    for row in listing["run"]:
+        merged = {**listing["defaults"], **row}
+        seeds = merged.pop("seeds")
+        runs += [{**merged, "seed": seed} for seed in seeds]
+    return runs
+
+
+def key_of(run: dict[str, Any]) -> str:
+    """Return the name under which a run's result is kept; where it ran does not count."""
+    plain = {name: value for name, value in run.items() if name not in ("group", "label", "device")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def results_of(work: Path) -> dict[str, dict[str, Any]]:
+    """Return the results so far by key."""
+    found = {}
+    for path in sorted((work / "results").glob("*.json")):
+        found[path.stem] = json.loads(path.read_text())
+    return found
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make what `path` names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------------ one run
+
+
+def make_cache(run: dict[str, Any], path: Path) -> None:
+    """Encode clips with a teacher and write the latents and the frames as a cache."""
+    import torch
+
+    from stjepa_cli.core.types import ClipSpec
+    from stjepa_cli.demo.synthetic import draw_clips
+    from stjepa_cli.store import frames, quantization
+    from stjepa_cli.store.latent_store import LatentStore
+    from stjepa_cli.store.projection import ProjectionFit
+    from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, clips_digest
+    from stjepa_cli.store.shard_writer import NewRow
+    from stjepa_cli.teachers.base import open_teacher
+
+    spec = ClipSpec(run["frames"], run["size"], 2, run["patch"])
+    name = str(files("stjepa_cli.demo.assets") / "tiny_videomae_motion") if run["teacher"] == "tiny" else run["teacher"]
+    teacher = open_teacher(name, clip=spec if name == "hog" else None, device=torch.device("cpu"))
+    clips, _ = draw_clips(run["clips"], run["clips_seed"], num_frames=spec.num_frames, size_px=spec.size_px)
+    layers = {"layers": tuple(run["layers"])} if run.get("layers") else {}
+    tokens = torch.cat([teacher.encode(part, **layers).half() for part in clips.split(BATCH)])
+    fit = ProjectionFit(tokens.shape[-1], teacher.card.token_norm)
+    sample = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))[:512]
+    for part in tokens[sample].split(BATCH):
+        fit.add(part.float())
+    projection = fit.finish(run["projection"], run["dim"])
+    rows = [ClipRow(str(i), f"{i}.webm") for i in range(len(clips))]
+    about = {"kind": projection.kind, "digest": projection.digest, "explained": projection.explained, "num_fit_clips": 512}
+    header = CacheHeader("generated", "train", len(rows), clips_digest(rows), teacher.card, run["dim"], about, frames=True)
+    store = LatentStore.create(path, header, rows, projection)
+    indices = tuple(range(spec.num_frames))
+    for shard in store.pending():
+        with store.writing(shard) as writer:
+            members = list(store.rows_of(shard))
+            latents = projection(tokens[members].float())
+            data = quantization.encode(latents, "float16")
+            crop = (0, 0, spec.size_px, spec.size_px)
+            writer.append(
+                [
+                    NewRow(RowRecord(str(row), 0, "ab" * 32, indices, crop, 0), {**data[i], "frames": frames.encode_clip(clips[row])})
+                    for i, row in enumerate(members)
+                ]
+            )
+            store.publish(writer)
+    store.tidy()
+
+
+def cache_of(run: dict[str, Any], work: Path) -> Path:
+    """Return the cache of a run, made if need be."""
+    names = ("teacher", "frames", "size", "patch", "clips", "clips_seed", "projection", "dim", "layers")
+    text = "-".join(str(run.get(name, "")).replace("/", "_").replace(" ", "") for name in names)
+    path = work / "caches" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    with locked(path):
+        if not (path / "ready").is_file():
+            make_cache(run, path)
+            (path / "ready").write_text(text)
+    return path
+
+
+def eval_clips(run: dict[str, Any], seed: int) -> tuple[Any, Any]:
+    """Return labelled clips of the family that no model has seen."""
+    from stjepa_cli.demo.synthetic import draw_clips
+
+    return draw_clips(EVAL_CLIPS, seed, "unseen", num_frames=run["frames"], size_px=run["size"])
+
+
+def score(student: Any, run: dict[str, Any]) -> dict[str, float]:
+    """Return kNN and linear accuracy of time-pooled features on the unseen family."""
+    import torch
+
+    from stjepa_cli.encoders.base import pooled
+    from stjepa_cli.encoders.features import Features
+    from stjepa_cli.evaluation.probes.base import build
+
+    sides = []
+    device = next(student.parameters()).device
+    for side, seed in (("train", run["clips_seed"] + 900), ("test", run["clips_seed"] + 901)):
+        clips, labels = eval_clips(run, seed)
+        with torch.inference_mode():
+            tokens = torch.cat([pooled(student(part.to(device)), student.grid, "time").cpu() for part in clips.split(BATCH)])
+        names = tuple(f"{side}{i:04}" for i in range(len(clips)))
+        sides.append(Features(tokens, labels, names, names))
+    return {name: build(name).fit_score(sides[0], sides[1], 8, 0).figures["top1"] for name in ("knn", "linear")}
+
+
+def one(run: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Train and score one run, at each of its checkpoints."""
+    import torch
+
+    torch.set_num_threads(1)
+    from stjepa_cli.models.checkpoint import list_checkpoints
+    from stjepa_cli.models.student import load_student
+    from stjepa_cli.training.pretrain import pretrain
+    from stjepa_cli.training.recipes import resolve_run
+
+    device = run["device"]
+    folder = work / "runs" / key_of(run)
+    places: dict[str, Any] = {"data_root": work, "cache": cache_of(run, work), "checkpoints": folder}
+    if run.get("second_teacher"):
+        places["second_cache"] = cache_of({**run, "teacher": run["second_teacher"], "layers": None}, work)
+    fixed = {"steps": run["steps"], "batch_size": 32, "seed": run["seed"], "device": device, "workers": 1, "preset": run["preset"]}
+    flags = {**fixed, "checkpoint_every": str(run["every"]), "compile": "off", "lr": 2.83e-3, **run.get("flags", {})}
+    config = resolve_run({**places, **run.get("tables", {})}, flags={name: value for name, value in flags.items() if name != "tables"})
+    started, cpu = time.monotonic(), time.process_time()
+    result = pretrain(config, fresh=True)
+    spent, cpu = time.monotonic() - started, time.process_time() - cpu
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    validated = {line["step"]: line for line in metrics if "val_loss" in line}
+    curve = []
+    for path in list_checkpoints(folder):
+        step = int(path.stem.removeprefix("checkpoint_step"))
+        if step % run["every"] and step != run["steps"]:
+            continue
+        student, _ = load_student(path, torch.device(device))
+        figures = {"step": step, "seconds": round(spent * step / run["steps"], 1), **score(student, run)}
+        near = min(validated, key=lambda at: abs(at - step), default=None)
+        if near is not None and step:
+            figures |= {name: round(validated[near][name], 4) for name in ("val_loss", "content_fraction", "effective_rank")}
+            figures |= {name: round(value, 4) for name, value in validated[near].items() if name in ("val_hidden", "val_visible", "val_dense")}
+        curve.append(figures)
+    for path in folder.glob("*.safetensors"):
+        if not run.get("keep"):
+            path.unlink()
+    where = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return {"run": run, "curve": curve, "seconds": round(spent, 1), "cpu_seconds": round(cpu, 1), "gflops": result.flops_per_clip / 1e9, "where": where}
+
+
+# ---------------------------------------------------------------------------------------------------- all of them
+
+
+def run_all(listing: Path, work: Path, jobs: int, gpu_jobs: int, budget_s: float) -> None:
+    """Run what is not done yet in processes of its own, until the time is up."""
+    started = time.monotonic()
+    todo = [run for run in expand(tomllib.loads(listing.read_text())) if not (work / "results" / f"{key_of(run)}.json").is_file()]
+    print(f"{len(todo)} runs to do", flush=True)
+    (work / "results").mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+
+    def work_on(run: dict[str, Any]) -> None:
+        left = budget_s - (time.monotonic() - started)
+        if left < 20:
+            return
+        command = [sys.executable, "-m", "tests.benchmarks.study", "--one", json.dumps(run), "--work", str(work)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=left)
+        except subprocess.TimeoutExpired:
+            return
+        last = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        print(f"{time.monotonic() - started:6.0f} s  {run['group']} {run['label']} seed {run['seed']} {done.stdout.strip()[-120:]} {last}", flush=True)
+
+    def pool(device: str, count: int) -> list[Any]:
+        executor = ThreadPoolExecutor(max(1, count))
+        return [executor.submit(work_on, run) for run in todo if run["device"] == device] if count else []
+
+    for future in pool("cuda", gpu_jobs) + pool("cpu", jobs):
+        future.result()
+
+
+def table(listing: Path, work: Path) -> str:
+    """Return the table of all groups: mean and 95 % interval over seeds at the last step."""
+    done, lines = results_of(work), []
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for run in expand(tomllib.loads(listing.read_text())):
+        found = done.get(key_of(run))
+        if found:
+            groups.setdefault(run["group"], {}).setdefault(run["label"], []).append(found)
+    for group, rows in groups.items():
+        lines += ["", f"### {group}", "", "| setting | kNN | linear | held-out loss | GFLOP/clip | CPU s | seeds |", "|---|---|---|---|---|---|---|"]
+        for label, results in rows.items():
+            last = [result["curve"][-1] for result in results]
+            cells = [interval([row[name] for row in last]) for name in ("knn", "linear", "val_loss")]
+            lines.append(
+                f"| {label} | {' | '.join(cells)} | {results[0]['gflops']:.3f} | {statistics.mean(r['cpu_seconds'] for r in results):.0f} | {len(last)} |"
+            )
+    return "\n".join(lines)
+
+
+def interval(values: list[float]) -> str:
+    """Return the mean with the half-width of its 95 % interval over seeds (Student's t)."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    half = T_QUANTILE.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+
+
+def main() -> None:
+    """Run the list, or one of its runs, or print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("listing", nargs="?", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="folder of caches, runs and results")
+    parser.add_argument("--jobs", type=int, default=2, help="runs on the CPU at once")
+    parser.add_argument("--gpu-jobs", type=int, default=0, help="runs on the GPU at once")
+    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no run is started or continued")
+    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--one", help="JSON of one run (used by the driver itself)")
+    options = parser.parse_args()
+    if options.one:
+        run = json.loads(options.one)
+        result = one(run, options.work)
+        (options.work / "results" / f"{key_of(run)}.json").write_text(json.dumps(result))
+        print(json.dumps(result["curve"][-1]))
+    elif options.table:
+        print(table(options.listing, options.work))
+    else:
+        run_all(options.listing, options.work, options.jobs, options.gpu_jobs, options.budget)
+
+
+if __name__ == "__main__":
+    main()
