@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TeacherCard, digest
 
 SCHEMA = 2

@@ -29,6 +29,7 @@ from typing import Any
 
 EVAL_CLIPS = 400
 BATCH = 64
+HEAD = "| setting | kNN | linear | held-out loss | GFLOP/clip | CPU s | seeds |"
 # two-sided 95 % quantiles of Student's t, by the number of seeds
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
@@ -87,10 +88,10 @@ def make_cache(run: dict[str, Any], path: Path) -> None:
     teacher = open_teacher(name, clip=spec if name == "hog" else None, device=torch.device("cpu"))
     clips, _ = draw_clips(run["clips"], run["clips_seed"], num_frames=spec.num_frames, size_px=spec.size_px)
     layers = {"layers": tuple(run["layers"])} if run.get("layers") else {}
-    tokens = torch.cat([teacher.encode(part, **layers).half() for part in clips.split(BATCH)])
+    tokens = torch.cat([teacher.encode(part, **layers).half() for part in torch.split(clips, BATCH)])
     fit = ProjectionFit(tokens.shape[-1], teacher.card.token_norm)
     sample = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))[:512]
-    for part in tokens[sample].split(BATCH):
+    for part in torch.split(tokens[sample], BATCH):
         fit.add(part.float())
     projection = fit.finish(run["projection"], run["dim"])
     rows = [ClipRow(str(i), f"{i}.webm") for i in range(len(clips))]
@@ -146,7 +147,7 @@ def score(student: Any, run: dict[str, Any]) -> dict[str, float]:
     for side, seed in (("train", run["clips_seed"] + 900), ("test", run["clips_seed"] + 901)):
         clips, labels = eval_clips(run, seed)
         with torch.inference_mode():
-            tokens = torch.cat([pooled(student(part.to(device)), student.grid, "time").cpu() for part in clips.split(BATCH)])
+            tokens = torch.cat([pooled(student(part.to(device)), student.grid, "time").cpu() for part in torch.split(clips, BATCH)])
         names = tuple(f"{side}{i:04}" for i in range(len(clips)))
         sides.append(Features(tokens, labels, names, names))
     return {name: build(name).fit_score(sides[0], sides[1], 8, 0).figures["top1"] for name in ("knn", "linear")}
@@ -185,13 +186,22 @@ def one(run: dict[str, Any], work: Path) -> dict[str, Any]:
         near = min(validated, key=lambda at: abs(at - step), default=None)
         if near is not None and step:
             figures |= {name: round(validated[near][name], 4) for name in ("val_loss", "content_fraction", "effective_rank")}
-            figures |= {name: round(value, 4) for name, value in validated[near].items() if name in ("val_hidden", "val_visible", "val_dense")}
+            figures |= {
+                name: round(value, 4) for name, value in validated[near].items() if name in ("val_hidden", "val_visible", "val_dense")
+            }
         curve.append(figures)
     for path in folder.glob("*.safetensors"):
         if not run.get("keep"):
             path.unlink()
     where = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return {"run": run, "curve": curve, "seconds": round(spent, 1), "cpu_seconds": round(cpu, 1), "gflops": result.flops_per_clip / 1e9, "where": where}
+    return {
+        "run": run,
+        "curve": curve,
+        "seconds": round(spent, 1),
+        "cpu_seconds": round(cpu, 1),
+        "gflops": result.flops_per_clip / 1e9,
+        "where": where,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- all of them
@@ -215,7 +225,10 @@ def run_all(listing: Path, work: Path, jobs: int, gpu_jobs: int, budget_s: float
         except subprocess.TimeoutExpired:
             return
         last = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-        print(f"{time.monotonic() - started:6.0f} s  {run['group']} {run['label']} seed {run['seed']} {done.stdout.strip()[-120:]} {last}", flush=True)
+        print(
+            f"{time.monotonic() - started:6.0f} s  {run['group']} {run['label']} seed {run['seed']} {done.stdout.strip()[-120:]} {last}",
+            flush=True,
+        )
 
     def pool(device: str, count: int) -> list[Any]:
         executor = ThreadPoolExecutor(max(1, count))
@@ -234,13 +247,12 @@ def table(listing: Path, work: Path) -> str:
         if found:
             groups.setdefault(run["group"], {}).setdefault(run["label"], []).append(found)
     for group, rows in groups.items():
-        lines += ["", f"### {group}", "", "| setting | kNN | linear | held-out loss | GFLOP/clip | CPU s | seeds |", "|---|---|---|---|---|---|---|"]
+        lines += ["", f"### {group}", "", HEAD, "|---|---|---|---|---|---|---|"]
         for label, results in rows.items():
             last = [result["curve"][-1] for result in results]
             cells = [interval([row[name] for row in last]) for name in ("knn", "linear", "val_loss")]
-            lines.append(
-                f"| {label} | {' | '.join(cells)} | {results[0]['gflops']:.3f} | {statistics.mean(r['cpu_seconds'] for r in results):.0f} | {len(last)} |"
-            )
+            cost = f"{results[0]['gflops']:.3f} | {statistics.mean(result['cpu_seconds'] for result in results):.0f}"
+            lines.append(f"| {label} | {' | '.join(cells)} | {cost} | {len(last)} |")
     return "\n".join(lines)
 
 

@@ -15,8 +15,9 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
 from stjepa_cli.core import plugins
-from stjepa_cli.core.config import DEFAULT_TEACHER, from_dict, to_dict
+from stjepa_cli.core.config import DEFAULT_TEACHER
 from stjepa_cli.core.errors import TeacherError
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
 from stjepa_cli.store.records import CacheHeader
