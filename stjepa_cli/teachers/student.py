@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.config import from_dict, to_dict
 from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.errors import CheckpointError, ConfigError, TeacherError
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
 from stjepa_cli.models.checkpoint import list_checkpoints, read_metadata
 from stjepa_cli.models.release import CONFIG, MODEL_TYPE, ReleaseConfig, release_of
