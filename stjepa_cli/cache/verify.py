@@ -13,10 +13,10 @@ import torch
 
 from stjepa_cli.cache.request import Part
 from stjepa_cli.cache.shard_checks import check_shard, origin_of, stray_files
-from stjepa_cli.core.config import dataset_root
 from stjepa_cli.core.errors import CacheError, ConfigError, VideoError
 from stjepa_cli.core.files import file_digest
 from stjepa_cli.core.locations import Location, driver_errors
+from stjepa_cli.core.places import dataset_root
 from stjepa_cli.core.prefetch import ordered_map
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.video import decode

@@ -10,7 +10,7 @@ import typer
 
 from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice, parse_layers
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
+from stjepa_cli.core import places
 from stjepa_cli.core.locations import location
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.runtime import Runtime
@@ -130,13 +130,13 @@ def build(
 
 def _request(given: dict[str, Any]) -> BuildRequest:
     """Return the request that the options of `build` describe, by their names."""
-    root = config.dataset_root(given["dataset"], given["data_root"])
+    root = places.dataset_root(given["dataset"], given["data_root"])
     sizes = {"num_frames": given["num_frames"], "size_px": given["size"], "tubelet": given["tubelet"], "patch_px": given["patch"]}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     choice = TeacherChoice(given["teacher"], ClipSpec(**sizes) if sizes else None, parse_layers(given["teacher_layers"]))
     chosen = {name: given[name] for name in BuildRequest.option_names() if name in given} | {"part": Part.parse(given["part"])}
     plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in chosen.items()}
-    return BuildRequest.of(root, config.cache_path(given["cache"], root), teacher=choice, **plain)
+    return BuildRequest.of(root, places.cache_path(given["cache"], root), teacher=choice, **plain)
 
 
 @app.command(help="Check a cache: exit 0 if all of it is there and intact, 1 if not.\n\nExample: stjepa cache verify --level full")
@@ -162,7 +162,7 @@ def verify(
 
         again = checking.Recompute(location(data_root) if data_root else None, sample, seed, teacher)
         runtime = Runtime(device, workers, progress=progress)
-        path = config.cache_path(cache, config.ssv2_root(data_root))
+        path = places.cache_path(cache, places.ssv2_root(data_root))
         return checking.verify(path, level=level.value, repair=repair, parts=parts, recompute=again, runtime=runtime)
 
     console.run_command(call, render=_show_verify, as_json=as_json, succeeded=lambda result: result.ok)

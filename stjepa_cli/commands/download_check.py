@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stjepa_cli.commands import console, options
-from stjepa_cli.core import config
+from stjepa_cli.core import config, places
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.runtime import Runtime
 
@@ -34,10 +34,10 @@ def download_check(
     from stjepa_cli.cache.preflight import PreflightReport, preflight
 
     def call(progress: Progress) -> PreflightReport:
-        root = config.ssv2_root(ssv2)
-        place = config.cache_path(cache, root)
+        root = places.ssv2_root(ssv2)
+        place = places.cache_path(cache, root)
         runtime = Runtime(workers=os.cpu_count() or 1, progress=progress)
-        return preflight(root, config.ucf101_root(ucf101), place, teacher, deep=deep, runtime=runtime)
+        return preflight(root, places.ucf101_root(ucf101), place, teacher, deep=deep, runtime=runtime)
 
     def render(result: PreflightReport) -> None:
         rows = [

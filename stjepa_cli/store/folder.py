@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from stjepa_cli.core.config import from_dict, to_dict
 from stjepa_cli.core.errors import CacheError, ConfigError, storage_errors
 from stjepa_cli.core.files import is_leftover, sync, write_atomic
 from stjepa_cli.core.locations import Location, driver_errors, is_folder, is_local, names
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.store.arrays import HEADER, HEADER_DIGEST, create_arrays
 from stjepa_cli.store.errors import rebuild, unreadable
 from stjepa_cli.store.projection import Projection
