@@ -75,7 +75,7 @@ def make_cache(run: dict[str, Any], path: Path) -> None:
     import torch
 
     from stjepa_cli.core.types import ClipSpec
-    from stjepa_cli.demo.synthetic import draw_clips
+    from stjepa_cli.demo.scenes import draw_clips
     from stjepa_cli.store import frames, quantization
     from stjepa_cli.store.latent_store import LatentStore
     from stjepa_cli.store.projection import ProjectionFit
@@ -129,7 +129,7 @@ def cache_of(run: dict[str, Any], work: Path) -> Path:
 
 def eval_clips(run: dict[str, Any], seed: int) -> tuple[Any, Any]:
     """Return labelled clips of the family that no model has seen."""
-    from stjepa_cli.demo.synthetic import draw_clips
+    from stjepa_cli.demo.scenes import draw_clips
 
     return draw_clips(EVAL_CLIPS, seed, "unseen", num_frames=run["frames"], size_px=run["size"])
 
@@ -167,7 +167,7 @@ def one(run: dict[str, Any], work: Path) -> dict[str, Any]:
     folder = work / "runs" / key_of(run)
     places: dict[str, Any] = {"data_root": work, "cache": cache_of(run, work), "checkpoints": folder}
     if run.get("second_teacher"):
-        places["second_cache"] = cache_of({**run, "teacher": run["second_teacher"], "layers": None}, work)
+        places["second_cache"] = cache_of({**run, "teacher": run["second_teacher"], "projection": "pca", "layers": None}, work)
     fixed = {"steps": run["steps"], "batch_size": 32, "seed": run["seed"], "device": device, "workers": 1, "preset": run["preset"]}
     flags = {**fixed, "checkpoint_every": str(run["every"]), "compile": "off", "lr": 2.83e-3, **run.get("flags", {})}
     config = resolve_run({**places, **run.get("tables", {})}, flags={name: value for name, value in flags.items() if name != "tables"})
