@@ -9,7 +9,7 @@ import typer
 
 from stjepa_cli.commands import console, infer_options, options, result_tables
 from stjepa_cli.commands.infer_options import InferOptions
-from stjepa_cli.core import config, locations, plugins
+from stjepa_cli.core import locations, places, plugins
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.runtime import Runtime
 
@@ -62,7 +62,7 @@ def video(
     def call(progress: Progress) -> Predictions:
         from stjepa_cli.evaluation.predict import predict
 
-        run = config.checkpoints_dir()
+        run = places.checkpoints_dir()
         return predict(
             [locations.location(file) for file in files],
             head or run / "reports",

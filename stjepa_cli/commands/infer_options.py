@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from stjepa_cli.commands import options
-from stjepa_cli.core import config, plugins
+from stjepa_cli.core import places, plugins
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.runtime import Runtime
 
@@ -130,10 +130,10 @@ def resolve(given: InferOptions, progress: Progress) -> tuple[InferRequest, Runt
     from stjepa_cli.evaluation.infer import InferRequest, pin_checkpoint
     from stjepa_cli.evaluation.probes.base import pool_for
 
-    root = config.dataset_root(given.dataset, given.data_root)
+    root = places.dataset_root(given.dataset, given.data_root)
     protocols = tuple(given.protocol or PROTOCOLS)
     clips = replace(parse_eval_clips(given.clips), sampling=given.sampling, stride=given.stride)
-    folder = config.features_dir(given.features) if given.features_cache else None
+    folder = places.features_dir(given.features) if given.features_cache else None
     extraction = Extraction(given.pool or pool_for(protocols), clips, given.layer, folder)
     checkpoint = pin_checkpoint(given.checkpoint, given.teacher)
     request = InferRequest(

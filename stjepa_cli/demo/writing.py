@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from stjepa_cli.core.config import from_dict, to_dict
 from stjepa_cli.core.errors import StjepaError, storage_errors
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.data.video import video_bytes
 from stjepa_cli.demo.scenes import CLIPS_PER_BLOCK, GeneratedClips
 from stjepa_cli.demo.synthetic import FPS

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.config import to_dict
 from stjepa_cli.core.errors import CheckpointError
 from stjepa_cli.core.progress import Progress
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import ClipSpec, digest, software_versions
 from stjepa_cli.models.checkpoint import read_metadata, read_tensors, write_tensors
 

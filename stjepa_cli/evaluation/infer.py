@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli.core.config import checkpoints_dir
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.places import checkpoints_dir
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.encoders.extraction import Extraction

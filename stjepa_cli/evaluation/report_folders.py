@@ -6,9 +6,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from stjepa_cli.core.config import checkpoints_dir
 from stjepa_cli.core.errors import StjepaError, storage_errors
 from stjepa_cli.core.files import write_atomic
+from stjepa_cli.core.places import checkpoints_dir
 from stjepa_cli.evaluation.compare import Comparison
 from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.viz import html

@@ -150,7 +150,7 @@ def score(student: Any, run: dict[str, Any]) -> dict[str, float]:
             tokens = torch.cat([pooled(student(part.to(device)), student.grid, "time").cpu() for part in torch.split(clips, BATCH)])
         names = tuple(f"{side}{i:04}" for i in range(len(clips)))
         sides.append(Features(tokens, labels, names, names))
-    return {name: build(name).fit_score(sides[0], sides[1], 8, 0).figures["top1"] for name in ("knn", "linear")}
+    return {name: build(name).fit_score(sides[0], sides[1], 8, 0).metrics["top1"] for name in ("knn", "linear")}
 
 
 def one(run: dict[str, Any], work: Path) -> dict[str, Any]:
