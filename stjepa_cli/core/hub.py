@@ -1,4 +1,4 @@
-"""What of a Hugging Face repository is on this disk, and fetching it. The one user of huggingface_hub, imported when asked."""
+"""Look up and download files of Hugging Face repositories; the one module that uses huggingface_hub, imported when needed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class HubError(StjepaError):
-    """Why something cannot be fetched, as a clause; whoever asked says what it was for."""
+    """The reason why a download failed, as a clause; the caller says what it was for."""
 
 
 def is_id(name: str) -> bool:
-    """Whether a name has the form of a Hugging Face id, `owner/name`."""
+    """Tell if a name has the form of a Hugging Face id, `owner/name`."""
     return _ID.fullmatch(name) is not None
 
 
 def cached(name: str, file: str, revision: str | None) -> Path | None:
-    """A file of an id in the local cache; its folder is the snapshot, named after its commit. None if it is not there."""
+    """Return a file of an id in the local cache, in a folder that is named after the commit; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, file, revision=revision)
@@ -30,18 +30,18 @@ def cached(name: str, file: str, revision: str | None) -> Path | None:
 
 
 def cache_folder() -> str:
-    """Where fetched files go."""
+    """Return the folder for downloads."""
     from huggingface_hub import constants
 
     return str(constants.HF_HUB_CACHE)
 
 
 def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Bring the files of an id that match `patterns` into the local cache; the folder of the snapshot.
+    """Download the files of an id that match `patterns` into the local cache, and return the folder of the snapshot.
 
     Raises:
-        HubError: that failed.
-        StjepaError: the disk is full.
+        HubError: The download failed.
+        StjepaError: The disk is full.
     """
     from huggingface_hub import snapshot_download
 
@@ -55,7 +55,7 @@ def download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
 
 def _why(error: Exception) -> str:
-    """A client's error as a short clause."""
+    """Turn an error of the client into a short clause."""
     from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
@@ -63,15 +63,15 @@ def _why(error: Exception) -> str:
     if isinstance(error, errors.GatedRepoError):
         return "accept its licence on its page, then type `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "the hub has no such model, or not for you"
+        return "the Hub has no such model, or you have no access to it"
     if isinstance(error, errors.RevisionNotFoundError):
         return "it has no such revision"
-    return f"the hub cannot be reached, {type(error.__cause__ or error).__name__}"
+    return f"the Hub cannot be reached, {type(error.__cause__ or error).__name__}"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the client while the block runs: the caller's `Progress` is told instead."""
+    """Silence the client's progress bars while the block runs: the caller reports progress itself."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     level, silent = logging.get_verbosity(), are_progress_bars_disabled()

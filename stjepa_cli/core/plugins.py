@@ -1,4 +1,4 @@
-"""Plug-in folders: every module in one is a plug-in of the module's name, found without being listed anywhere.
+"""Plug-in folders: every module in such a folder is a plug-in with the module's name, found without being listed anywhere.
 
 A plug-in module exposes its class as `plugin`. `base` and modules whose names start with an underscore are not plug-ins.
 """
@@ -13,16 +13,16 @@ from stjepa_cli.core.errors import ConfigError
 
 
 def names(folder: str) -> list[str]:
-    """The plug-ins in a folder of the package (`"teachers"`, `"data.datasets"`), sorted, without importing any."""
+    """Return the names of the plug-ins in a folder (`"teachers"`, `"data.datasets"`), sorted, without importing any."""
     package = importlib.import_module(f"stjepa_cli.{folder}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.name.startswith("_"))
 
 
 def load(folder: str, name: str) -> Any:
-    """The class that the plug-in `name` of `folder` exposes.
+    """Return the class that the plug-in `name` of `folder` exposes.
 
     Raises:
-        ConfigError: there is no such plug-in; the message lists those that exist.
+        ConfigError: There is no such plug-in; the message lists those that exist.
     """
     if name not in names(folder):
         raise ConfigError(f"unknown {folder.rpartition('.')[2].rstrip('s')}", got=repr(name), expected="one of " + ", ".join(names(folder)))

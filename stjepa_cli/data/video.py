@@ -1,15 +1,14 @@
-"""Video files to clips and back: the one place that knows torchcodec.
+"""Decode video files to clips, and encode frames to files: the one module that uses torchcodec.
 
 A frame's number is its place in presentation order, counted from 0. Two clips cut by the same `ClipRef` have the same
-pixels, whoever cuts them: teacher, student and evaluator all come here.
+pixels, whoever cuts them: teacher, student and evaluation all decode here.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,8 +20,9 @@ from torch import Tensor
 from stjepa_cli.core.errors import NotReadyError, VideoError, storage_errors
 from stjepa_cli.core.locations import Location, RemoteFile, is_local
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
+from stjepa_cli.data.containers import Source, check_file, check_whole, cut_short, first_line, reading
 from stjepa_cli.data.eval_clips import EvalClips, cut_eval_clips
-from stjepa_cli.data.views import plan_view
+from stjepa_cli.data.views import cut_view
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder
@@ -44,33 +44,29 @@ class Clip:
 
     Attributes:
         pixels: uint8 (T, 3, S, S), RGB.
-        ref: what decodes it again.
+        ref: Reference that decodes the same clip again.
     """
 
     pixels: Tensor
     ref: ClipRef
 
 
-Source = Path | RemoteFile
-"""What a decoder reads."""
-
-
 class Video:
-    """An open video file; in a `with` block, or when it is collected, a remote one is closed.
+    """An open video file; a remote one is closed at the end of a `with` block or when it is collected.
 
     Attributes:
-        num_frames: frames that can really be decoded, counted, never taken from the header.
-        height: of a frame, in pixels, as shown.
-        width: likewise.
+        num_frames: Number of frames that can be decoded, counted and never taken from the header.
+        height: Height of a frame as shown, in pixels.
+        width: Width of a frame as shown, in pixels.
 
     Raises:
-        VideoError: missing, empty, truncated, without a video stream, or a single frame.
+        VideoError: The file is missing, empty, cut short, without a video stream, or a single frame.
         NotReadyError: FFmpeg's libraries are missing.
     """
 
     def __init__(self, path: Location) -> None:
         self.path = path
-        with ExitStack() as opened, _reading(path):
+        with ExitStack() as opened, reading(path):
             self._source: Source = path if is_local(path) else opened.enter_context(RemoteFile(path))
             self._inspect(path)
             self._opened = opened.pop_all()
@@ -82,11 +78,11 @@ class Video:
         self._opened.close()
 
     def _inspect(self, path: Location) -> None:
-        _check_file(path, self._source)
+        check_file(path, self._source)
         self._decoder = _open(path, self._source)
         metadata = self._decoder.metadata
         self.num_frames = len(self._decoder)
-        _check_whole(path, self._source, metadata.num_frames_from_header, self.num_frames)
+        check_whole(path, self._source, metadata.num_frames_from_header, self.num_frames)
         self.height, self.width = metadata.height or 0, metadata.width or 0
         self._sequential = path.suffix.lower() == ".avi" and self._starts_late()
         if self._sequential:
@@ -97,7 +93,7 @@ class Video:
             raise VideoError(path, "its frames have no size")
 
     def frames(self, indices: tuple[int, ...]) -> Tensor:
-        """The frames at `indices`, in that order: uint8 (T, 3, height, width)."""
+        """Decode the frames at `indices`, in that order: uint8 (T, 3, height, width)."""
         wanted = sorted(set(indices))
         try:
             if self._sequential:
@@ -105,26 +101,26 @@ class Video:
                 return torch.stack([kept[i] for i in indices])
             decoded: Tensor = self._decoder.get_frames_at(wanted).data
         except (*_CODEC_ERRORS, KeyError, OSError) as error:
-            raise VideoError(self.path, f"a frame cannot be decoded ({_first_line(error)})") from error
+            raise VideoError(self.path, f"a frame cannot be decoded ({first_line(error)})") from error
         return decoded if indices == tuple(wanted) else decoded[[wanted.index(i) for i in indices]]  # whole frames: 5 MB to copy
 
     def runs(self, indices: tuple[int, ...], length: int) -> Iterator[Tensor]:
-        """The frames at ascending `indices`, at most `length` at a time; all at once where each jump would start over."""
+        """Decode the frames at ascending `indices`, at most `length` at a time; all at once where seeking starts over."""
         step = len(indices) if self._sequential else length
         for start in range(0, len(indices), step):
             yield self.frames(indices[start : start + step])
 
     def _starts_late(self) -> bool:
-        """Whether the first frame shown is stamped later than the stream starts.
+        """Tell if the first frame shown has a later time stamp than the start of the stream.
 
-        So it is in avi files with B-frames (XviD): their packets carry no presentation times, torchcodec numbers frames by
-        decoding times, and a jump to frame i lands one or two frames off. Reading from the start gives the right order;
-        only the last frames, which torchcodec never hands out, are lost.
+        This is so in avi files with B-frames (XviD): their packets carry no presentation times, torchcodec numbers frames
+        by decoding times, and seeking to frame i lands one or two frames off. Reading from the start gives the right order;
+        only the last frames, which torchcodec never returns, are lost.
         """
         try:
             first: float = self._decoder.get_frame_at(0).pts_seconds
         except _CODEC_ERRORS as error:
-            raise VideoError(self.path, f"its first frame cannot be decoded ({_first_line(error)})") from error
+            raise VideoError(self.path, f"its first frame cannot be decoded ({first_line(error)})") from error
         return first > (self._decoder.metadata.begin_stream_seconds or 0) + 1e-6
 
     def _walk(self, stop: int) -> Iterator[tuple[int, Tensor]]:
@@ -143,30 +139,30 @@ class Video:
 
 
 def read_clip(path: Location, spec: ClipSpec, *, clip_id: str = "", view: int = 0, seed: int = 0) -> Clip:
-    """Cut a clip from a video: the centre clip, or a random view of `views.plan_view`.
+    """Cut a clip from a video: the centre clip, or a random view of `views.cut_view`.
 
     Raises:
-        VideoError: the file cannot be used; the message names it and says why.
+        VideoError: The file cannot be used; the message names it and says why.
     """
     with Video(path) as video:
-        frame_indices, crop = plan_view(
+        frame_indices, crop = cut_view(
             spec, num_frames=video.num_frames, height=video.height, width=video.width, clip_id=clip_id, view=view, seed=seed
         )
         ref = ClipRef(path, frame_indices, crop, spec.size_px)
         return Clip(_cut(video, ref), ref)
 
 
-def read_clips(path: Location, spec: ClipSpec, plan: EvalClips) -> Tensor:
-    """Several clips of a video, opened once: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
+def read_clips(path: Location, spec: ClipSpec, eval_clips: EvalClips) -> Tensor:
+    """Cut several clips from a video, opened once: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
 
-    A frame that several clips take is decoded once, and whole frames of one clip's length at most wait in memory.
+    A frame that several clips take is decoded once, and at most as many whole frames as a clip has are in memory.
 
     Raises:
-        VideoError: the file cannot be used; the message names it and says why.
+        VideoError: The file cannot be used; the message names it and says why.
     """
     with Video(path) as video:
-        planned = cut_eval_clips(spec, plan, num_frames=video.num_frames, height=video.height, width=video.width)
-        refs = [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in planned]
+        cuts = cut_eval_clips(spec, eval_clips, num_frames=video.num_frames, height=video.height, width=video.width)
+        refs = [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in cuts]
         if len(refs) == 1:
             return _cut(video, refs[0]).unsqueeze(0)
         distinct = tuple(sorted({i for ref in refs for i in ref.frame_indices}))
@@ -180,10 +176,10 @@ def read_clips(path: Location, spec: ClipSpec, plan: EvalClips) -> Tensor:
 
 
 def decode(ref: ClipRef) -> Tensor:
-    """The pixels of a clip, uint8 (T, 3, S, S): always the same for the same file and reference.
+    """Decode a clip, uint8 (T, 3, S, S): always the same pixels for the same file and reference.
 
     Raises:
-        VideoError: the file is no longer there, or no longer what it was.
+        VideoError: The file is no longer there, or no longer what it was.
     """
     with Video(ref.path) as video:
         if max(ref.frame_indices) >= video.num_frames:
@@ -194,7 +190,7 @@ def decode(ref: ClipRef) -> Tensor:
 
 
 def encode_video(path: Path, frames: Tensor, *, fps: float) -> None:
-    """Write frames uint8 (T, 3, H, W) as a file whose suffix names the format, as `video_bytes` makes it."""
+    """Write frames uint8 (T, 3, H, W) to a file whose suffix names the format, as `video_bytes` encodes them."""
     data = video_bytes(frames, path.suffix, fps=fps)
     with storage_errors(path):
         path.write_bytes(data)
@@ -209,10 +205,10 @@ def video_bytes(frames: Tensor, suffix: str, *, fps: float) -> bytes:
 
 
 def ffmpeg_version() -> str:
-    """The version of torchcodec and of the FFmpeg that it found.
+    """Return the versions of torchcodec and of the FFmpeg that it found.
 
     Raises:
-        NotReadyError: one of them cannot be loaded.
+        NotReadyError: One of them cannot be loaded.
     """
     torchcodec = _torchcodec()
     program = "with the ffmpeg program" if shutil.which("ffmpeg") else "libraries only"
@@ -235,97 +231,26 @@ def _open(path: Location, source: Source) -> VideoDecoder:
     decoders = _torchcodec().decoders
     if isinstance(source, RemoteFile):
         source.seek(0)
+    else:  # FFmpeg would take the start of a relative path for a protocol: `concat:other.webm` reads another file
+        source = source.absolute()
     try:
         decoder: VideoDecoder = decoders.VideoDecoder(source, seek_mode="exact", num_ffmpeg_threads=1)
     except _CODEC_ERRORS as error:
-        why = _first_line(error).removeprefix(f"Could not open input file: {path} ")
+        why = first_line(error).removeprefix(f"Could not open input file: {source} ")
         reason = "it has no video stream" if "video stream" in str(error) else f"not a video ({why})"
-        raise VideoError(path, _cut_short(source) or reason) from error
+        raise VideoError(path, cut_short(source) or reason) from error
     return decoder
 
 
-def _first_line(error: Exception) -> str:
-    """What torchcodec says, without the place in its sources that it says first."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.split(", ", 2)[-1] if ".cpp:" in line else line
-
-
-@contextmanager
-def _reading(path: Location) -> Iterator[None]:
-    """Turn what a file system says when a file is opened or read into a `VideoError`."""
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise VideoError(path, "there is no such file") from error
-    except PermissionError as error:
-        raise VideoError(path, "no permission to read it") from error
-    except OSError as error:
-        raise VideoError(path, f"it cannot be read ({_first_line(error)})") from error
-
-
-def _check_file(path: Location, source: Source) -> None:
-    if isinstance(source, Path) and not source.is_file():
-        raise VideoError(path, "it is a folder" if source.is_dir() else "there is no such file")
-    if isinstance(source, Path) and not os.access(source, os.R_OK):
-        raise VideoError(path, "no permission to read it")
-    if _num_bytes(source) == 0:
-        raise VideoError(path, "the file is empty")
-
-
-def _num_bytes(source: Source) -> int:
-    return source.stat().st_size if isinstance(source, Path) else source.seek(0, os.SEEK_END)
-
-
-def _check_whole(path: Location, source: Source, num_announced: int | None, num_found: int) -> None:
-    """Refuse a file that was cut short: it opens as a shorter video and would look fine."""
-    # an avi's header may lie about its size by little, so its frames must be too few as well
-    reason = _cut_short(source)
-    if reason and (num_announced is None or num_found < num_announced):
-        raise VideoError(path, reason)
-
-
-def _cut_short(source: Source) -> str | None:
-    """What is wrong with a file that has fewer bytes than its header announces."""
-    announced, found = announced_bytes(source), _num_bytes(source)
-    if announced is None or found >= announced:
-        return None
-    return f"it is cut short: {found:,} bytes, its header announces {announced:,}"
-
-
-def announced_bytes(source: Source) -> int | None:
-    """How long a webm, Matroska or avi file says that it is; None where it does not say.
-
-    ```text
-    avi   "RIFF" size:4 ...              size counts from byte 8
-    webm  EBML header, Segment id 18538067, size:1..8 as a variable-length integer, ...
-    ```
-    """
-    if isinstance(source, RemoteFile):
-        source.seek(0)
-        head = source.read(4096)
-    else:
-        with source.open("rb") as file:
-            head = file.read(4096)
-    if head[:4] == b"RIFF":
-        return 8 + int.from_bytes(head[4:8], "little")
-    segment = head.find(b"\x18\x53\x80\x67")
-    if head[:4] != b"\x1a\x45\xdf\xa3" or segment < 0 or segment + 5 > len(head):
-        return None
-    start = segment + 4
-    length = 9 - head[start].bit_length()
-    value = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
-    return None if value == (1 << 7 * length) - 1 else start + length + value
-
-
 def _cut(video: Video, ref: ClipRef) -> Tensor:
-    """The pixels of a clip; a frame that it takes twice is decoded and resized once."""
+    """Decode the pixels of a clip; a frame that it takes twice is decoded and resized once."""
     distinct = tuple(sorted(set(ref.frame_indices)))
     pixels = _resized(video.frames(distinct), ref)
     return pixels if distinct == ref.frame_indices else pixels[[distinct.index(i) for i in ref.frame_indices]]
 
 
 def _resized(frames: Tensor, ref: ClipRef) -> Tensor:
-    """The crop of frames (T, 3, H, W), resized with antialiasing to (T, 3, S, S); uint8 in and out."""
+    """Crop frames (T, 3, H, W) and resize them with antialiasing to (T, 3, S, S); uint8 in and out."""
     box = ref.crop
     part = frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
     if (box.height, box.width) == (ref.size_px, ref.size_px):

@@ -11,7 +11,7 @@ from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
 from stjepa_cli.data.eval_clips import EvalClips, cut_eval_clips, parse_eval_clips
 from stjepa_cli.data.video import Video, decode, read_clip, read_clips
-from stjepa_cli.data.views import plan_view
+from stjepa_cli.data.views import cut_view
 from tests.media import frame_numbers, moving_square, write_video, write_xvid
 
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
@@ -51,7 +51,7 @@ def test_an_encoder_takes_its_own_frames_only() -> None:
 def test_one_clip_is_the_centre_view(spec: ClipSpec, num_frames: int) -> None:
     for height, width in ((48, 64), (65, 48), (48, 48)):
         (only,) = cut_eval_clips(spec, EvalClips(), num_frames=num_frames, height=height, width=width)
-        assert only == plan_view(spec, num_frames=num_frames, height=height, width=width, clip_id="", view=0, seed=0)
+        assert only == cut_view(spec, num_frames=num_frames, height=height, width=width, clip_id="", view=0, seed=0)
 
 
 def test_uniform_clips_all_span_the_video_and_share_no_frame() -> None:

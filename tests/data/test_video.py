@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from stjepa_cli.core.errors import VideoError
 from stjepa_cli.core.locations import Location, RemoteFile
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
-from stjepa_cli.data.video import Video, announced_bytes, decode, encode_video, ffmpeg_version, read_clip
+from stjepa_cli.data.video import Video, decode, encode_video, ffmpeg_version, read_clip
 from tests import media
 
 SPEC = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
@@ -164,7 +164,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "head.avi": (lambda path: cut(path, 0.05), "it is cut short"),
     "half.avi": (lambda path: cut(path, 0.5), "it is cut short"),
     "most.avi": (lambda path: cut(path, 0.9), "it is cut short"),
-    "half.mp4": (lambda path: cut(path, 0.5), "not a video"),
+    "half.mp4": (lambda path: cut(path, 0.5), "it is cut short"),
 }
 
 
@@ -207,12 +207,6 @@ def test_a_reference_is_refused_when_the_file_has_become_another(tmp_path: Path)
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
-
-
-@pytest.mark.parametrize("suffix", [".webm", ".avi"])
-def test_a_whole_file_is_as_long_as_it_announces(tmp_path: Path, suffix: str) -> None:
-    path = media.write_video(tmp_path / f"video{suffix}")
-    assert announced_bytes(path) == path.stat().st_size
 
 
 def test_the_version_names_both_libraries() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from stjepa_cli.core.types import ClipSpec, CropBox
 from stjepa_cli.data.video import decode, read_clip
-from stjepa_cli.data.views import plan_view
+from stjepa_cli.data.views import cut_view
 from tests import media
 
 UNIFORM = ClipSpec()
@@ -27,7 +27,7 @@ PINNED_DENSE: Plan = (tuple(range(0, 32, 2)), CropBox(top=7, left=43, height=231
 def plan(
     view: int, *, spec: ClipSpec = UNIFORM, frames: int = 45, size: tuple[int, int] = (240, 427), clip: str = "7", seed: int = 0
 ) -> Plan:
-    return plan_view(spec, num_frames=frames, height=size[0], width=size[1], clip_id=clip, view=view, seed=seed)
+    return cut_view(spec, num_frames=frames, height=size[0], width=size[1], clip_id=clip, view=view, seed=seed)
 
 
 def sizes(count: int) -> list[tuple[int, int, int]]:
@@ -125,7 +125,7 @@ def test_a_view_of_a_file_is_cut_as_planned_and_decodes_again(tmp_path: Path) ->
     path = media.write_video(tmp_path / "video.webm", media.moving_square(num_frames=40))
     clips = [read_clip(path, spec, clip_id="7", view=view, seed=3) for view in range(4)]
     for view, clip in enumerate(clips):
-        expected = plan_view(spec, num_frames=40, height=media.HEIGHT, width=media.WIDTH, clip_id="7", view=view, seed=3)
+        expected = cut_view(spec, num_frames=40, height=media.HEIGHT, width=media.WIDTH, clip_id="7", view=view, seed=3)
         assert (clip.ref.frame_indices, clip.ref.crop) == expected
         assert torch.equal(decode(clip.ref), clip.pixels)
     assert len({clip.pixels.numpy().tobytes() for clip in clips}) == 4

@@ -1,4 +1,4 @@
-"""What a data set is: a folder in its official layout, read as lists of videos with dense labels."""
+"""The data set interface: a folder in its official layout, read as lists of videos with dense labels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class VideoItem:
     """One listed video.
 
     Attributes:
-        id: its name in the lists, without folder and suffix; unique in a split.
-        path: where it is or, if it is absent, where it should be.
-        label: index into the data set's `classes`, None where the list gives none.
-        group: within its class, the source that it was cut from (`g08`), None where videos are independent; never split a
-            group between fitting and choosing.
+        id: Name in the lists, without folder and suffix; unique in a split.
+        path: Place of the file or, if it is absent, where it should be.
+        label: Index into the data set's `classes`, None where the list gives none.
+        group: Source that it was cut from, within its class (`g08`); None where videos are independent. Never split a group
+            between fitting and choosing.
     """
 
     id: str
@@ -38,22 +38,22 @@ class Dataset(ABC):
     """A data set below a root, a local folder or a URL.
 
     Attributes:
-        name: the plug-in's name.
-        title: the name that people use.
-        homepage: its official page.
-        how_to_get: sentences that say what to do when it is not there.
-        splits: names that `videos` takes.
-        optional_splits: those whose lists may be absent.
-        pairs: what a student is scored on, by the names that people use: a split to fit probes on, and one to test on.
-        example: the rest of a command `stjepa infer NAME`, for its help.
-        root_is_named: the root has no usual place, so that a command takes it as its first word.
-        groups_are_apart: whether its lists keep each group on one side, so that one on both is a leak; else groups matter only for
-            what is chosen on train.
-        official: whether its lists are what everybody reports on, so that they are taken as they are.
-        classes: names of the classes; a label is an index into it, 0..C-1.
+        name: Name of the plug-in.
+        title: Name that people use.
+        homepage: Official page.
+        how_to_get: Sentences that say what to do when the data set is not there.
+        splits: Names that `videos` takes.
+        optional_splits: Splits whose lists may be absent.
+        pairs: Pairs of splits that a student is scored on, by their usual names: one to fit probes on, and one to test on.
+        example: Rest of the command `stjepa infer NAME`, for its help.
+        root_is_named: The root has no usual place, so that commands take it as their first word.
+        groups_are_apart: Its lists keep each group on one side, so that a group on both sides is a leak; otherwise groups
+            matter only for what is chosen on train.
+        official: Its lists are the ones that everybody reports on.
+        classes: Names of the classes; a label is an index into it, 0..C-1.
 
     Raises:
-        DatasetError: the root or the list of classes is missing or cannot be read.
+        DatasetError: The root or the list of classes is missing or cannot be read.
     """
 
     name: ClassVar[str]
@@ -79,11 +79,11 @@ class Dataset(ABC):
         self.classes: tuple[str, ...] = self._read_classes()
 
     def videos(self, split: str) -> tuple[VideoItem, ...]:
-        """Every listed video of a split in the list's order, whether its file is there or not.
+        """Return every listed video of a split in the order of the list, even if its file is missing.
 
         Raises:
-            ConfigError: there is no such split.
-            DatasetError: the split's list is missing, empty, malformed, of another shape, or names a video twice.
+            ConfigError: There is no such split.
+            DatasetError: The list of the split is missing, empty, malformed, of another shape, or names a video twice.
         """
         if split not in self.splits:
             raise ConfigError(f"unknown split of {self.title}", got=repr(split), expected="one of " + ", ".join(self.splits))
@@ -97,14 +97,14 @@ class Dataset(ABC):
 
     @property
     def remark(self) -> str:
-        """What a reader of its figures must know of its splits, if they are no official ones."""
+        """Return what a reader of its figures must know about its splits where they are not official; usually nothing."""
         return ""
 
     def pair(self, name: int | str | None = None) -> tuple[str, tuple[str, str]]:
-        """A name of `pairs`, the first if none is given, and the splits that it stands for.
+        """Return a name of `pairs`, the first if none is given, and the two splits.
 
         Raises:
-            ConfigError: there is no such pair.
+            ConfigError: There is no such pair.
         """
         known = next(iter(self.pairs)) if name is None else str(name)
         if known not in self.pairs:
@@ -113,27 +113,27 @@ class Dataset(ABC):
 
     @abstractmethod
     def list_file(self, split: str) -> Location:
-        """The file that lists a split, or where it should be."""
+        """Return the place of the file that lists a split, even if it is missing."""
 
     @property
     @abstractmethod
     def video_folder(self) -> Location:
-        """The folder below which the videos lie, or where they should be."""
+        """Return the folder that holds the videos, even if it is missing."""
 
     @abstractmethod
     def _read_classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their labels."""
+        """Read the names of the classes, in the order of their labels."""
 
     @abstractmethod
     def _read_split(self, split: str) -> tuple[VideoItem, ...]:
-        """The videos of a known split."""
+        """Read the videos of a known split."""
 
     def replace_list(self) -> str:
-        """The next step when a list is missing or damaged."""
+        """Return the next step for a user whose list is missing or damaged."""
         return f"Put back the official lists of {self.title} from {self.homepage}."
 
     def _read_text(self, path: Location) -> str:
-        """The text of a list; a DatasetError if it is missing, empty or no text."""
+        """Read a list as text; a DatasetError if it is missing, empty or not text."""
         try:
             with driver_errors():
                 data = path.read_bytes()
@@ -148,7 +148,7 @@ class Dataset(ABC):
         return text
 
     def _read_json(self, path: Location, shape: type[T], meaning: str) -> T:
-        """The value in a JSON file, a filled `shape` (list or dict); `meaning` says what it should hold."""
+        """Read a JSON file that holds a `shape` (list or dict) and is not empty; `meaning` names its content in messages."""
         try:
             value = json.loads(self._read_text(path))
         except (json.JSONDecodeError, RecursionError) as error:
@@ -164,24 +164,24 @@ class Dataset(ABC):
 
 
 def open_dataset(name: str, root: Location) -> Dataset:
-    """The data set plug-in `name`, opened at `root`.
+    """Open the data set plug-in `name` at `root`.
 
     Raises:
-        ConfigError: there is no such plug-in.
-        DatasetError: the root or its list of classes is missing or cannot be read.
+        ConfigError: There is no such plug-in.
+        DatasetError: The root or its list of classes is missing or cannot be read.
     """
     dataset: Dataset = plugins.load("data.datasets", name)(root)
     return dataset
 
 
 def spread(items: Sequence[VideoItem], limit: int | None) -> tuple[VideoItem, ...]:
-    """At most `limit` items, taken in turn from each class and there from each group, in the order of the list.
+    """Return at most `limit` items, taken in turn from each class and there from each group, in the order of the list.
 
-    The first items of UCF-101's lists are one class and one source video, so a plain cut would be no sample. A larger
-    limit contains the choice of a smaller one. None takes all.
+    UCF-101's lists begin with one class and one source video, so the first items would be no sample. A larger limit
+    contains the choice of a smaller one. None takes all.
 
     Raises:
-        ConfigError: a limit below 1.
+        ConfigError: The limit is below 1.
     """
     if limit is None:
         return tuple(items)
@@ -193,7 +193,7 @@ def spread(items: Sequence[VideoItem], limit: int | None) -> tuple[VideoItem, ..
 
 
 def _queues(places: Iterable[int], keys: Sequence[Hashable]) -> list[list[int]]:
-    """`places` split by their key, in order of first appearance."""
+    """Split `places` by their keys, in order of first appearance."""
     queues: dict[Hashable, list[int]] = {}
     for i in places:
         queues.setdefault(keys[i], []).append(i)
@@ -201,24 +201,24 @@ def _queues(places: Iterable[int], keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _in_turn(queues: Sequence[Sequence[int]]) -> list[int]:
-    """The first of each queue, then the second of each, and so on."""
+    """Take the first of each queue, then the second of each, and so on."""
     return [i for turn in zip_longest(*queues) for i in turn if i is not None]
 
 
 def folder_names(folder: Location) -> Iterator[str]:
-    """Names of what lies in a folder, read once; nothing if there is no such folder.
+    """List the names in a folder, read once; none if there is no such folder.
 
     Raises:
-        DatasetError: the folder cannot be read.
+        DatasetError: The folder cannot be read.
     """
     return _read(folder, names(folder))
 
 
 def folder_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, int]]:
-    """Name and bytes of the files in a folder that are `wanted`, read once; nothing if there is no such folder.
+    """List name and size in bytes of the `wanted` files in a folder, read once; none if there is no such folder.
 
     Raises:
-        DatasetError: the folder cannot be read.
+        DatasetError: The folder cannot be read.
     """
     return _read(folder, file_sizes(folder, wanted))
 
@@ -237,7 +237,7 @@ def _look(folder: Location) -> str:
 
 
 def as_text(value: Any) -> str | None:
-    """An id from JSON as text; None if it is neither text nor an integer, or cannot be part of a file's name."""
+    """Return an id from JSON as text; None if it is neither text nor an integer, or cannot be part of a file's name."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     text = str(value).strip()

@@ -1,4 +1,4 @@
-"""Any folder of class folders: the data set that needs no list."""
+"""A folder of class folders: the data set that needs no list."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from stjepa_cli.data.datasets.base import Dataset, VideoItem, folder_names
 
 SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 TEST_FOLDERS = ("test", "val", "validation")
-TEST_SHARE_PERCENT = 20
+TEST_PERCENT = 20
 SEED = 0
 
 
 class Folder(Dataset):
-    """Class folders of videos, split by folders or, where there are none, by a draw that is the same everywhere.
+    """Class folders of videos, split by folders or, where there are none, at random but the same way everywhere.
 
     ```text
     root/train/<class>/*.mp4, root/test/<class>/*.mp4     (or val, validation)
-    root/<class>/*.mp4                                    a fifth of each class is drawn for testing, at least one of two
+    root/<class>/*.mp4                                    a random fifth of each class is for testing, at least one of two
     ```
 
-    Nothing is known of groups: where several clips were cut from one source, split them yourself, by source.
+    Groups are unknown: where several clips were cut from one source, split them yourself, by source.
     """
 
     name: ClassVar[str] = "folder"
@@ -41,7 +41,7 @@ class Folder(Dataset):
     official = False
 
     def list_file(self, split: str) -> Location:
-        """There is no list: the folder of the split, or the root."""
+        """Return the folder of the split, or the root, in place of a list."""
         return self._sides.get(split, self.root)
 
     @property
@@ -55,19 +55,19 @@ class Folder(Dataset):
     def remark(self) -> str:
         if self._sides:
             return ""
-        share = f"{TEST_SHARE_PERCENT} % of each class, rounded up,"
-        return f"split by a draw: {share} for testing (seed {SEED}); clips of one source may be on both sides"
+        part = f"{TEST_PERCENT} % of each class, rounded up,"
+        return f"split at random: {part} for testing (seed {SEED}); clips of one source may be on both sides"
 
     @cached_property
     def _sides(self) -> dict[str, Location]:
-        """The folders of the splits, none where the root holds the classes."""
+        """Return the folders of the splits; none where the root holds the classes."""
         there = set(folder_names(self.root))
         test = next((name for name in TEST_FOLDERS if name in there), None)
         return {"train": self.root / "train", "test": self.root / test} if "train" in there and test else {}
 
     @cached_property
     def _videos(self) -> dict[str, dict[str, list[Location]]]:
-        """Files by split and class; all of them in "" where there are no splits."""
+        """Return the files by split and class; all of them under "" where there are no splits."""
         return {split: _by_class(folder) for split, folder in (self._sides or {"": self.root}).items()}
 
     def _read_classes(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class Folder(Dataset):
 
     def _read_split(self, split: str) -> tuple[VideoItem, ...]:
         videos = self._videos
-        chosen = videos[split] if self._sides else {name: _drawn(name, files, split) for name, files in videos[""].items()}
+        chosen = videos[split] if self._sides else {name: _one_side(name, files, split) for name, files in videos[""].items()}
         numbers = {name: number for number, name in enumerate(self.classes)}
         prefix = f"{self._sides[split].name}/" if self._sides else ""
         return tuple(
@@ -89,13 +89,13 @@ class Folder(Dataset):
 
 
 def _names(files: list[Location]) -> list[str]:
-    """Names without suffixes, but where two files would have one name."""
+    """Return names without suffixes, or with them where two files would have the same name."""
     stems = Counter(PurePosixPath(file.name).stem for file in files)
     return [stem if stems[stem := PurePosixPath(file.name).stem] == 1 else file.name for file in files]
 
 
 def _by_class(folder: Location) -> dict[str, list[Location]]:
-    """The videos of each class folder, by name; folders without one are no class."""
+    """Return the videos of each class folder, by name; a folder without videos is no class."""
     found = {}
     for name in sorted(folder_names(folder)):
         files = [folder / name / file for file in sorted(folder_names(folder / name)) if file.lower().endswith(SUFFIXES)]
@@ -104,10 +104,10 @@ def _by_class(folder: Location) -> dict[str, list[Location]]:
     return found
 
 
-def _drawn(name: str, files: list[Location], split: str) -> list[Location]:
-    """One side of a class: a file's place in the draw depends on its name alone."""
+def _one_side(name: str, files: list[Location], split: str) -> list[Location]:
+    """Return one side of a class; the side of a file follows from the order of hashed names."""
     order = sorted(files, key=lambda file: hashlib.sha256(f"{SEED} {name}/{file.name}".encode("utf-8", "surrogateescape")).digest())
-    num_test = -(-len(files) * TEST_SHARE_PERCENT // 100) if len(files) > 1 else 0
+    num_test = -(-len(files) * TEST_PERCENT // 100) if len(files) > 1 else 0
     return sorted(order[:num_test] if split == "test" else order[num_test:])
 
 

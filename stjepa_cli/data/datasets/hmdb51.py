@@ -1,4 +1,4 @@
-"""HMDB-51 (Kuehne et al., ICCV 2011): class folders of avi files and three official splits in a text file a class."""
+"""HMDB-51 (Kuehne et al., ICCV 2011): class folders of avi files and three official splits, in one text file for each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USES = {"0": "", "1": "train", "2": "test"}
 
 
 class HMDB51(Dataset):
-    """HMDB-51: 51 classes, 6,766 videos; each split has 70 for training and 30 for testing of a class, the rest is unused.
+    """HMDB-51: 51 classes, 6,766 videos; a split has 70 videos of each class for training and 30 for testing, the rest is unused.
 
     ```text
     root/ | root/testTrainMulti_7030_splits/     brush_hair_test_split1.txt, with lines `name.avi 1`: 1 train, 2 test, 0 neither
@@ -37,10 +37,10 @@ class HMDB51(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train1", "test1", "train2", "test2", "train3", "test3")
     pairs: ClassVar[Mapping[str, tuple[str, str]]] = {str(i): (f"train{i}", f"test{i}") for i in (1, 2, 3)}
     example = "--split all"
-    groups_are_apart = False  # of a film several scenes were cut, and the lists part scenes
+    groups_are_apart = False  # several scenes were cut from one film, and the lists separate scenes, not films
 
     def list_file(self, split: str) -> Location:
-        """A split is listed class by class: the file of the first one."""
+        """Return the list of the first class: a split has a list for each."""
         return self._list(self.classes[0], split[-1])
 
     def _list(self, label: str, split: str) -> Location:
@@ -48,13 +48,13 @@ class HMDB51(Dataset):
 
     @cached_property
     def _list_folder(self) -> Location:
-        """The folder with the most lists; the official one if there are none anywhere."""
+        """Return the folder with the most lists; the official one if there are none anywhere."""
         folders = [self.root / folder if folder else self.root for folder in LIST_FOLDERS]
         return max(folders, key=lambda folder: sum(name.endswith(LIST_END) for name in folder_names(folder)))
 
     @cached_property
     def video_folder(self) -> Location:
-        """The folder that holds the most class folders; the official one if there are none anywhere."""
+        """Return the folder with the most class folders; the official one if there are none anywhere."""
         folders = [self.root / folder if folder else self.root for folder in VIDEO_FOLDERS]
         return max(folders, key=lambda folder: sum(name in self.classes for name in folder_names(folder)))
 
@@ -83,7 +83,7 @@ class HMDB51(Dataset):
 
 
 def _source(stem: str, label: str) -> str | None:
-    """The film or upload that a clip was cut from: what stands before the class in `April_09_brush_hair_u_nm_np1_ba_goo_0`."""
+    """Return the film or upload that a clip was cut from: the name before the class in `April_09_brush_hair_u_nm_np1_ba_goo_0`."""
     source, found, _ = stem.partition(f"_{label}_")
     return source if found and source else None
 

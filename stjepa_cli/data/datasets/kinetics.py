@@ -1,4 +1,4 @@
-"""Any data set in the lists that Kinetics (arXiv 1705.06950) is used with: `train.csv` and `val.csv`, a path and a label a line."""
+"""Any data set with lists as for Kinetics (arXiv 1705.06950): `train.csv` and `val.csv`, a path and a label on each line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LINE = "a line like `videos/abc.mp4 17` or `videos/abc.mp4,playing guitar`"
 
 
 class Kinetics(Dataset):
-    """Lists as VideoMAE, UMT and V-JEPA read them: labels are numbers, or names, whose order is then the alphabet's.
+    """Lists as VideoMAE, UMT and V-JEPA read them. Labels are numbers, or names, which are then numbered alphabetically.
 
     ```text
     root/     train.csv  val.csv  test.csv        `path label` or `path,label`; a line `path,label` on top is a header
     ```
 
-    Paths are relative to the root, or absolute. A label of -1 is none.
+    Paths are relative to the root, or absolute, or URLs. A label of -1 stands for no label.
     """
 
     name: ClassVar[str] = "kinetics"
@@ -41,12 +41,12 @@ class Kinetics(Dataset):
     official = False
 
     def list_file(self, split: str) -> Location:
-        """`<split>.csv`."""
+        """Return the place of `<split>.csv`."""
         return self.root / f"{split}.csv"
 
     @property
     def video_folder(self) -> Location:
-        """The root: the lists say the rest."""
+        """Return the root: the lists hold the folders."""
         return self.root
 
     def replace_list(self) -> str:
@@ -54,7 +54,7 @@ class Kinetics(Dataset):
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """Each label's number."""
+        """Return the number of each label."""
         return {name: number for number, name in enumerate(self.classes)}
 
     def _read_classes(self) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Kinetics(Dataset):
         return VideoItem(str(PurePosixPath(place).with_suffix("")), path, number, None)
 
     def _rows(self, path: Location) -> list[tuple[str, str]]:
-        """Path and label of each line; commas part them if every line has one."""
+        """Read path and label of each line, separated by a comma if every line has one, else by the last space."""
         lines = [line.strip() for line in self._read_text(path).splitlines() if line.strip()]
         if "youtube_id" in lines[0]:
             raise self._wrong_shape(path, "the official annotations, which name no files", _LINE)
@@ -94,7 +94,7 @@ class Kinetics(Dataset):
 
 
 def _at_comma(line: str) -> tuple[str, str]:
-    """Path and label, either quoted or not: a path without quotes may hold commas, a label must then be quoted."""
+    """Split a line into path and label, quoted or not; a path without quotes may hold commas, a label with commas is quoted."""
     if line.endswith('"'):
         *_, label = next(csv.reader([line], skipinitialspace=True))
         place = line[: line.rindex('"' + label.replace('"', '""'))].rstrip().removesuffix(",")
@@ -109,7 +109,7 @@ def _at_last_space(line: str) -> tuple[str, str]:
 
 
 def _is_header(place: str, label: str) -> bool:
-    """Whether a first line names columns: its path has no suffix, and its words are such as people name columns by."""
+    """Tell if a first line names columns: its path has no suffix, and one of its words is a usual name of a column."""
     words = set(re.split(r"[^a-z]+", f"{place} {label}".lower()))
     return (
         not PurePosixPath(place).suffix

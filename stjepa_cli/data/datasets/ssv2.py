@@ -1,4 +1,4 @@
-"""Something-Something v2 (arXiv 1706.04261): `<id>.webm` and JSON lists, in the folders that people really have."""
+"""Something-Something v2 (arXiv 1706.04261): `<id>.webm` and JSON lists, in the folders that are found in practice."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class SomethingSomething(Dataset):
     example = "--clips 2x3"
 
     def list_file(self, split: str) -> Location:
-        """`<split>.json`, wherever it lies; the plain name in the folder of the other lists if it does not."""
+        """Return the place of `<split>.json`; the first of the usual places if it is in none of them."""
         places = [self.root / folder / f"{prefix}{split}.json" for folder in LIST_FOLDERS for prefix in LIST_PREFIXES]
         return next((place for place in places if place.is_file()), places[0])
 
     @cached_property
     def video_folder(self) -> Location:
-        """The folder with the most webm files; the official one if there are none anywhere."""
+        """Return the folder with the most webm files; the official one if there are none anywhere."""
         folders = [self.root / folder for folder in VIDEO_FOLDERS]
         return max(folders, key=lambda folder: sum(name.endswith(".webm") for name in folder_names(folder)))
 

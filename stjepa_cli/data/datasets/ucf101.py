@@ -1,4 +1,4 @@
-"""UCF-101 (arXiv 1212.0402): class folders of avi files and three official splits in text lists with CRLF ends."""
+"""UCF-101 (arXiv 1212.0402): class folders of avi files and three official splits in text lists with CRLF line ends."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class UCF101(Dataset):
     root/ | root/UCF-101/              ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
     ```
 
-    The lists write some names with another case than the disk (HandStandPushups, HandstandPushups), so folders and files
-    are found whatever their case. A video's class is that of its folder; test lists say nothing else.
+    Some names differ in case between the lists and the disk (HandStandPushups, HandstandPushups), so case is ignored. The
+    class of a video is that of its folder: the test lists hold no labels.
     """
 
     name: ClassVar[str] = "ucf101"
@@ -42,7 +42,7 @@ class UCF101(Dataset):
     example = "--split 1 --protocol knn"
 
     def list_file(self, split: str) -> Location:
-        """`train1` is `trainlist01.txt`."""
+        """Return the place of `trainlist01.txt` for `train1`."""
         return self._list(f"{split[:-1]}list0{split[-1]}.txt")
 
     def _list(self, name: str) -> Location:
@@ -51,14 +51,14 @@ class UCF101(Dataset):
 
     @cached_property
     def video_folder(self) -> Location:
-        """The folder that holds the most class folders; the official one if there are none anywhere."""
+        """Return the folder with the most class folders; the official one if there are none anywhere."""
         known = {name.lower() for name in self.classes}
         folders = [self.root / folder for folder in VIDEO_FOLDERS]
         return max(folders, key=lambda folder: sum(name.lower() in known for name in folder_names(folder)))
 
     @cached_property
     def _files(self) -> dict[str, Location]:
-        """Every file of the class folders, by `class/name` in lower case."""
+        """Return every file of the class folders, by `class/name` in lower case."""
         known = {name.lower() for name in self.classes}
         folders = [self.video_folder / name for name in folder_names(self.video_folder) if name.lower() in known]
         return {f"{folder.name}/{name}".lower(): folder / name for folder in folders for name in folder_names(folder)}
@@ -96,7 +96,7 @@ class UCF101(Dataset):
 
 
 def _lines(text: str) -> list[str]:
-    """The lines that say something, whatever their ends."""
+    """Return the lines that are not blank, whatever their ends."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
