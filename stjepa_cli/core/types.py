@@ -49,7 +49,8 @@ class ClipSpec:
         tubelet: frames in one token.
         patch_px: side of one token in pixels.
         sampling: `uniform` takes the middle frame of T equal segments of the whole video (TSN, arXiv 1608.00859);
-            `dense` takes T frames `stride` apart around the middle of the video.
+            `dense` takes T frames `stride` apart around the middle of the video, and spreads them as `uniform` does over a
+            video that is too short for that.
         stride: frames between two taken ones, for `dense`.
     """
 
@@ -84,11 +85,10 @@ class ClipSpec:
         uniform, 4 of 12:   . 1 .  . 4 .  . 7 .  . 10 .
         ```
         """
-        last = num_source_frames - 1
-        if self.sampling == "uniform":
-            return tuple(min(last, (2 * i + 1) * num_source_frames // (2 * self.num_frames)) for i in range(self.num_frames))
-        first = (num_source_frames - (self.num_frames - 1) * self.stride - 1) // 2
-        return tuple(min(last, max(0, first + i * self.stride)) for i in range(self.num_frames))
+        room = num_source_frames - ((self.num_frames - 1) * self.stride + 1)
+        if self.sampling == "uniform" or room < 0:
+            return tuple((2 * i + 1) * num_source_frames // (2 * self.num_frames) for i in range(self.num_frames))
+        return tuple(room // 2 + i * self.stride for i in range(self.num_frames))
 
     def __str__(self) -> str:
         return f"{self.num_frames} frames x {self.size_px} px, {self.sampling}, tubelet {self.tubelet}, patch {self.patch_px}"

@@ -74,6 +74,7 @@ class FeatureStore:
             pool=extraction.pool,
             arithmetic=f"{kind} {'bfloat16' if kind == 'cuda' else 'float32'}",
             layer=self.encoder.layer,
+            schema=2 if self.clip.sampling == "dense" else 1,  # 2: short videos are taken whole, where 1 repeated their ends
         )
         self._files = None if extraction.folder is None else FeatureFolder(extraction.folder, self.spec)
         self.folder = None if self._files is None else self._files.path

@@ -3,13 +3,13 @@
 Two kinds of histogram, each at several scales and in several cells of a token's patch:
 
 * `static`: orientation of spatial gradients in each colour channel, HOG as MaskFeat's target (arXiv 2112.09133);
-* `flow`: direction of the normal flow -I_t grad I / |grad I|^2, the part of the motion that is seen without smoothness
+* `flow`: direction of the normal flow -I_t grad I / |grad I|^2, the part of the motion that is visible without smoothness
   assumptions (Horn and Schunck, 1981), weighted by its speed, which saturates.
 
-Played backwards, a clip keeps its static channels and swaps its flow bins with the opposite ones (both in reversed order).
-Two further channels were tried on generated motion clips, one seed, and left out: a flow bin for what stands still, beside
-which the directions had hardly any variance, and space-time gradients on the axes of a dodecahedron (HOG3D, Klaeser et al.,
-BMVC 2008), which helped a little while static parts counted in full and harmed once they counted half.
+A clip that is played backwards keeps its static channels and swaps its flow bins with the opposite ones (both in reversed
+order). Two further kinds of channel were tried on generated motion clips with one seed and left out: a flow bin for pixels
+that do not move, beside which the directions had hardly any variance; and space-time gradients on the axes of a dodecahedron
+(HOG3D, Klaeser et al., BMVC 2008), which helped a little while static parts had full weight and harmed at half weight.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Hog(Teacher):
     """See the module. E = (27 + 8) x cells x scales, 420 at the default geometry.
 
     Each histogram is divided by its L2 norm, softened so that flat or still regions give zeros and not noise. Static parts
-    count less: with more of them, the few tokens that move are drowned on generated clips.
+    have less weight: with more, they drown the few tokens that move in generated clips.
     """
 
     built_in: ClassVar[bool] = True
@@ -68,7 +68,7 @@ class Hog(Teacher):
 
     @property
     def channels(self) -> dict[str, slice]:
-        """Which of a token's channels belong to `static` and to `flow`."""
+        """Return the channels of a token that belong to `static` and to `flow`."""
         ends, start = {}, 0
         for name, width in _widths(self.card.clip).items():
             ends[name] = slice(start, start + width)
@@ -81,7 +81,7 @@ class Hog(Teacher):
         return torch.cat([self._tokens(clips[i : i + at_once]) for i in range(0, len(clips), at_once)])
 
     def _tokens(self, clips: Tensor) -> Tensor:
-        """Tokens (B, N, E) of clips uint8 (B, T, 3, S, S)."""
+        """Compute tokens (B, N, E) of clips uint8 (B, T, 3, S, S)."""
         frames = clips.float() / 255
         static, flow = [], []
         for scale in range(self.scales):
@@ -91,16 +91,16 @@ class Hog(Teacher):
         return torch.cat(static + flow, dim=-1) / math.sqrt(self.scales)
 
     def _static(self, frames: Tensor) -> Tensor:
-        """Spatial gradients of frames (B, T, 3, s, s) to votes (B, T, 3, 9, side, side)."""
+        """Turn spatial gradients of frames (B, T, 3, s, s) into votes (B, T, 3, 9, side, side)."""
         gradient = _gradient(frames.flatten(0, 2))
         votes = _votes(gradient, _length(gradient), self._static_axes, self._side, signed=False)
         return votes.reshape(*frames.shape[:3], *votes.shape[1:])
 
     def _flow(self, frames: Tensor) -> Tensor:
-        """Normal flow of frames (B, T, 3, s, s) to votes (B, T, 1, 8, side, side).
+        """Turn the normal flow of frames (B, T, 3, s, s) into votes (B, T, 1, 8, side, side).
 
-        Every pair of neighbouring frames votes, half for either frame, so that time has no preferred direction. A pixel's
-        votes sum to at most 1: less where it hardly has a gradient, and less the slower it moves.
+        Every pair of neighbouring frames votes, half for either frame, so that time has no preferred direction. The votes of
+        a pixel sum to at most 1: less where its gradient is small, and less the slower it moves.
         """
         luma = (frames * frames.new_tensor(LUMA).view(3, 1, 1)).sum(2)
         before, after = luma[:, :-1].flatten(0, 1), luma[:, 1:].flatten(0, 1)
@@ -113,7 +113,7 @@ class Hog(Teacher):
         return _pairs_to_frames(votes.reshape(*luma[:, 1:].shape[:2], *votes.shape[1:])).unsqueeze(2)
 
     def _tubelets(self, votes: Tensor, floor: float) -> Tensor:
-        """Votes (B, T, C, K, side, side) to normalised histograms (B, N, cells * cells * C * K) of norm 1 at most."""
+        """Turn votes (B, T, C, K, side, side) into normalised histograms (B, N, cells * cells * C * K) of norm 1 at most."""
         grid, cells = self.card.clip.grid, self.cells
         b, _, c, k = votes.shape[:4]
         x = votes.reshape(b, grid.t, -1, c, k, self._side, self._side).mean(2)
@@ -124,7 +124,7 @@ class Hog(Teacher):
 
 
 def _layout(clip: ClipSpec) -> tuple[int, int]:
-    """Cells along a patch's side and scales, fewer for small patches: the coarsest cell has 2 pixels a side where it can."""
+    """Return the numbers of cells along a patch and of scales, fewer for small patches: a cell has 2 px or more if possible."""
     return (2 if clip.patch_px >= 4 else 1), min(3, max(1, int(math.log2(clip.patch_px)) - 1))
 
 
@@ -135,13 +135,13 @@ def _widths(clip: ClipSpec) -> dict[str, int]:
 
 
 def _fan(num_axes: int, angle: float) -> Tensor:
-    """Unit vectors (K, 2) that part `angle` evenly, the first along x."""
+    """Return unit vectors (K, 2) that divide `angle` evenly, the first along x."""
     angles = torch.arange(num_axes, dtype=torch.float64) * angle / num_axes
     return torch.stack([angles.cos(), angles.sin()], dim=1).float()
 
 
 def _votes(vectors: Tensor, weights: Tensor, axes: Tensor, side: int, *, signed: bool) -> Tensor:
-    """Histograms of directions over `side` x `side` cells; no scatter, so they are deterministic on any device.
+    """Compute histograms of directions over `side` x `side` cells; without scatter, so they are deterministic on any device.
 
     A vector votes for the axes that are nearer to it than two neighbouring axes are to each other, after Klaeser et al.
 
@@ -149,8 +149,8 @@ def _votes(vectors: Tensor, weights: Tensor, axes: Tensor, side: int, *, signed:
         vectors: (M, d, s, s).
         weights: (M, 1, s, s), the sum of a vector's votes; vectors of length 0 do not vote.
         axes: (K, d), unit vectors.
-        side: cells a side.
-        signed: whether opposite vectors differ.
+        side: Number of cells along a side.
+        signed: Opposite vectors differ.
 
     Returns:
         (M, K, side, side), means over the pixels of a cell.
@@ -159,7 +159,7 @@ def _votes(vectors: Tensor, weights: Tensor, axes: Tensor, side: int, *, signed:
     nearest = (between if signed else between.abs()).fill_diagonal_(-1).max()
     at_once = max(1, VOTES_AT_ONCE // (len(axes) * vectors.shape[2] * vectors.shape[3]))
     pooled = []
-    for i in range(0, max(1, len(vectors)), at_once):  # once even for none: a clip of one frame has no pairs
+    for i in range(0, max(1, len(vectors)), at_once):  # once even without vectors: a clip of one frame has no pairs
         part, weight = vectors[i : i + at_once], weights[i : i + at_once]
         votes = axes @ part.flatten(2)
         votes = (votes if signed else votes.abs_()).sub_(nearest * _length(part).flatten(2)).clamp_min_(0)
@@ -173,7 +173,7 @@ def _length(vectors: Tensor) -> Tensor:
 
 
 def _gradient(images: Tensor) -> Tensor:
-    """Central differences (M, 2, s, s), x then y, of images (M, s, s), edges repeated; brightness a pixel."""
+    """Compute central differences (M, 2, s, s), x then y, of images (M, s, s), edges repeated; in brightness per pixel."""
     padded = F.pad(images.unsqueeze(1), (1, 1, 1, 1), mode="replicate").squeeze(1)
     x = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     y = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
@@ -181,13 +181,13 @@ def _gradient(images: Tensor) -> Tensor:
 
 
 def _halved(frames: Tensor) -> Tensor:
-    """Frames (B, T, 3, s, s) at half the size, rounded up."""
+    """Return frames (B, T, 3, s, s) at half the size, rounded up."""
     side = -(-frames.shape[-1] // 2)
     return F.avg_pool2d(frames.flatten(0, 1), 2, ceil_mode=True).reshape(*frames.shape[:3], side, side)
 
 
 def _pairs_to_frames(votes: Tensor) -> Tensor:
-    """Votes (B, T - 1, ...) of pairs of frames to (B, T, ...) of frames: each the mean of its two pairs; no pair, no votes.
+    """Turn votes (B, T - 1, ...) of pairs into votes (B, T, ...) of frames, each the mean of its two pairs; none without pairs.
 
     ```text
     frames    0     1     2     3

@@ -1,10 +1,11 @@
-"""VideoMAE (arXiv 2203.12602) through transformers: tokens of the last layer."""
+"""VideoMAE (arXiv 2203.12602) through transformers: the tokens of the last layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
     from transformers import VideoMAEModel
 
 _OLD_NAMES = {rf"attention\.attention\.{old}_bias": f"attention.attention.{new}.bias" for old, new in (("q", "query"), ("v", "value"))}
-"""What biases are called in public checkpoints; not every transformers 5 renames them itself."""
+"""Names of biases in public checkpoints; not every transformers 5 renames them itself."""
+
+_KINETICS_LABEL = "abseiling"
+"""The first class of Kinetics-400, 600 and 700, and of no other data set that such models are fine-tuned on."""
 
 
 class VideoMae(Pretrained):
-    """A VideoMAE encoder, pretrained or fine-tuned; heads and decoders in the checkpoint are left alone.
+    """A VideoMAE encoder, pretrained or fine-tuned; heads and decoders stay in the checkpoint.
 
-    One that was fine-tuned with mean pooling has no final norm, so its tokens are a raw residual stream.
+    A model that was fine-tuned with mean pooling has no final norm, so its tokens are a raw residual stream. A model that was
+    fine-tuned on Kinetics was trained on frames 4 apart, and takes such clips by default; all others take uniform ones.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("videomae",)
     known: ClassVar[Mapping[str, Outline]] = {
-        "MCG-NJU/videomae-huge-finetuned-kinetics": Outline(ClipSpec(), 1280, "CC-BY-NC-4.0", num_layers=32),
+        "MCG-NJU/videomae-huge-finetuned-kinetics": Outline(ClipSpec(sampling="dense", stride=4), 1280, "CC-BY-NC-4.0", num_layers=32),
     }
     family: ClassVar[str] = "VideoMAE"
     sizes: ClassVar[Mapping[str, tuple[str, int]]] = {
@@ -48,6 +53,12 @@ class VideoMae(Pretrained):
     ) -> None:
         super().__init__(card, model, mean, std, device)
         in_float32(model.embeddings)
+
+    @classmethod
+    def _own_clip(cls, sizes: Mapping[str, int], config: Mapping[str, Any]) -> ClipSpec:
+        labels = config.get("id2label")
+        kinetics = isinstance(labels, dict) and _KINETICS_LABEL in labels.values()
+        return replace(super()._own_clip(sizes, config), sampling="dense" if kinetics else "uniform", stride=4)
 
     @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VideoMAEModel:

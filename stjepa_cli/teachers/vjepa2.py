@@ -1,4 +1,4 @@
-"""V-JEPA 2 (arXiv 2506.09985) through transformers: tokens of the encoder, after its final norm."""
+"""V-JEPA 2 (arXiv 2506.09985) through transformers: the tokens of the encoder, after its final norm."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class VJepa2(Pretrained):
-    """A V-JEPA 2 encoder, pretrained or with a classifier; predictor, pooler and classifier are left alone.
+    """A V-JEPA 2 encoder, pretrained or with a classifier; predictor, pooler and classifier stay in the checkpoint.
 
-    Its positions are rotary, so it takes clips of any length and size: its own are those of its
-    training, `frames_per_clip` and `crop_size`. V-JEPA 2 itself learns from tokens normalised without affine, as the projection does.
+    Its positions are rotary, so it takes clips of any length and size; by default those of its training, `frames_per_clip`
+    and `crop_size`. It was trained on 4 frames a second, which no stride gives for videos of every rate, so its clips are
+    uniform by default. V-JEPA 2 itself learns from tokens normalised without affine, as the projection does.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("vjepa2",)
@@ -46,7 +47,7 @@ class VJepa2(Pretrained):
 
     @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VJEPA2Encoder:
-        # transformers works out rows and columns from `crop_size`, not from the clip: another size would silently turn them wrong
+        # transformers computes rows and columns from `crop_size`, not from the clip: for another size they would silently be wrong
         geometry: dict[str, Any] = {"frames_per_clip": clip.num_frames, "crop_size": clip.size_px, "patch_size": clip.patch_px}
         return load_weights("VJEPA2Model", folder, part="encoder.", pred_num_hidden_layers=0, **geometry).encoder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,12 +89,12 @@ def test_uniform_frames_keep_an_even_spacing() -> None:
         assert all(i * 45 // 16 <= index <= (i + 1) * 45 // 16 for i, index in enumerate(indices))  # one of each segment
 
 
-def test_dense_frames_keep_their_stride_and_short_videos_repeat_theirs() -> None:
+def test_dense_frames_keep_their_stride_and_short_videos_are_taken_whole() -> None:
     for view in range(1, 100):
         indices, _ = plan(view, spec=DENSE, frames=45)
         assert indices == tuple(range(indices[0], indices[0] + 32, 2))
     assert {plan(view, spec=DENSE, frames=31)[0] for view in range(9)} == {tuple(range(0, 31, 2))}
-    assert plan(1, spec=DENSE, frames=20)[0] == DENSE.frame_indices(20)
+    assert plan(1, spec=DENSE, frames=30)[0] == DENSE.frame_indices(30) == replace(DENSE, sampling="uniform").frame_indices(30)
 
 
 def test_places_are_roughly_even() -> None:

@@ -100,7 +100,7 @@ def test_an_id_with_its_configuration_only_is_not_at_hand(snapshot: Path) -> Non
 def test_what_is_known_of_the_default_teacher_before_it_is_fetched(hub: Path) -> None:
     found = survey(DEFAULT_TEACHER)
     assert (found.kind, found.at_hand, found.licence) == ("videomae", False, "CC-BY-NC-4.0")
-    assert (found.dim, found.clip) == (1280, ClipSpec())
+    assert (found.dim, found.clip) == (1280, ClipSpec(sampling="dense", stride=4))
     assert survey("someone/else").kind == "unknown"
     assert survey("someone/else").clip is None
 

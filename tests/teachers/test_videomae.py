@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
     assert len(hidden) == teacher.num_layers + 1  # the first is the embedding
     expected = [torch.nn.functional.layer_norm(hidden[layer], (48,)) for layer in (2, 1)]
     assert torch.equal(teacher.encode(clips, (2, 1)), torch.cat(expected, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sampling"),
+    [(None, "uniform"), (["Pushing something"], "uniform"), (["abseiling", "air drumming"], "dense"), (["MoveLeft"], "uniform")],
+)
+def test_the_default_sampling_is_that_of_the_training(folder: Path, labels: list[str] | None, sampling: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"id2label": labels and dict(enumerate(labels))}
+    (folder / "config.json").write_text(json.dumps(config))
+    own = replace(CLIP, sampling=sampling, stride=4)
+    assert open_teacher(str(folder)).card.clip == survey(str(folder)).clip == own
+    asked = replace(CLIP, sampling="uniform")
+    assert open_teacher(str(folder), clip=asked).card.clip == asked
 
 
 @pytest.mark.parametrize("cls", [VideoMAEModel, VideoMAEForVideoClassification, VideoMAEForPreTraining])
