@@ -24,20 +24,14 @@ from transformers import (
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from tests.contracts import PretrainedContract, filled, frames_as_images, noise_clips
-
-CLIP = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
-SIZES: dict[str, Any] = {
-    "image_size": 42, "patch_size": 7, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2
-}  # fmt: skip
+from tests.teachers import tiny
+from tests.teachers.contract import SMALL, TeacherContract, noise_clips, normalised
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of 6 x 6 positions, patches of 7 px; to read, not to change."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    filled(Dinov2Model(Dinov2Config(**SIZES))).save_pretrained(folder)
-    return folder
+    return tiny.write_dinov2(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -46,61 +40,61 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestDinov2Contract(PretrainedContract):
-    clip = CLIP
+class TestDinov2WithoutAttention(TeacherContract):
+    """Attention gives 0, so that a token sees its own pixels and the edges of its neighbours: the contract checks its place."""
 
-
-class TestDinov2WithoutAttentionContract(PretrainedContract):
-    """Attention gives 0, so that a token sees its own pixels and its neighbours' edges only: the contract checks its place."""
-
-    clip = CLIP
     local = True
 
     @pytest.fixture
-    def saved(self, tmp_path: Path) -> Path:
-        model = filled(Dinov2Model(Dinov2Config(**SIZES)))
+    def place(self, tmp_path: Path) -> str:
+        model = tiny.filled(Dinov2Model(Dinov2Config(**tiny.dinov2_sizes())))
         for layer in model.encoder.layer:
             torch.nn.init.zeros_(layer.layer_scale1.lambda1)
         model.save_pretrained(tmp_path / "local")
-        return tmp_path / "local"
+        return str(tmp_path / "local")
+
+
+def frames_as_images(clips: Tensor, *, side: int, mode: str) -> Tensor:
+    """Return the frames of clips uint8 (B, T, 3, S, S) as images (B * T, 3, side, side), 0 to 255."""
+    return F.interpolate(clips.flatten(0, 1).float(), (side, side), mode=mode, antialias=True).clamp(0, 255)
 
 
 def expected_tokens(model: torch.nn.Module, clips: Tensor, *, num_prefix: int = 1, mode: str = "bicubic", patch_px: int = 7) -> Tensor:
     """The tokens of an image model, written out: image by image, then the mean of each tubelet."""
-    images = frames_as_images(clips, side=CLIP.grid.h * patch_px, mode=mode)
+    images = normalised(frames_as_images(clips, side=SMALL.grid.h * patch_px, mode=mode))
     with torch.no_grad():
         tokens = torch.stack([model.eval()(pixel_values=image[None]).last_hidden_state[0, num_prefix:] for image in images])
-    pairs = tokens.reshape(len(clips), CLIP.grid.t, CLIP.tubelet, CLIP.grid.num_positions, -1)
+    pairs = tokens.reshape(len(clips), SMALL.grid.t, SMALL.tubelet, SMALL.grid.num_positions, -1)
     return ((pairs[:, :, 0] + pairs[:, :, 1]) / 2).flatten(1, 2)
 
 
 def test_tokens_equal_those_of_transformers(saved: Path) -> None:
-    teacher = open_teacher(str(saved), clip=CLIP)
+    teacher = open_teacher(str(saved), clip=SMALL)
     clips = noise_clips(teacher, 2)
     torch.testing.assert_close(teacher.encode(clips), expected_tokens(Dinov2Model.from_pretrained(saved), clips), atol=1e-5, rtol=1e-5)
 
 
 def test_registers_are_dropped(tmp_path: Path) -> None:
-    model = filled(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SIZES, num_register_tokens=3)))
+    model = tiny.filled(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**tiny.dinov2_sizes(), num_register_tokens=3)))
     model.save_pretrained(tmp_path)
-    teacher = open_teacher(str(tmp_path), clip=CLIP)
+    teacher = open_teacher(str(tmp_path), clip=SMALL)
     clips = noise_clips(teacher, 2)
     torch.testing.assert_close(teacher.encode(clips), expected_tokens(model, clips, num_prefix=4), atol=1e-5, rtol=1e-5)
 
 
 def test_the_backbone_of_a_classifier_is_the_same_backbone(saved: Path, tmp_path: Path) -> None:
-    classifier = filled(Dinov2ForImageClassification(Dinov2Config(**SIZES, num_labels=5)))
+    classifier = tiny.filled(Dinov2ForImageClassification(Dinov2Config(**tiny.dinov2_sizes(), num_labels=5)))
     classifier.dinov2.load_state_dict(Dinov2Model.from_pretrained(saved).state_dict())
     classifier.save_pretrained(tmp_path)
-    teacher = open_teacher(str(tmp_path), clip=CLIP)
+    teacher = open_teacher(str(tmp_path), clip=SMALL)
     clips = noise_clips(teacher, 1)
-    assert torch.equal(teacher.encode(clips), open_teacher(str(saved), clip=CLIP).encode(clips))
+    assert torch.equal(teacher.encode(clips), open_teacher(str(saved), clip=SMALL).encode(clips))
 
 
 def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
-    teacher = open_teacher(str(saved), clip=CLIP)
+    teacher = open_teacher(str(saved), clip=SMALL)
     clips = noise_clips(teacher, 1)
-    images = frames_as_images(clips, side=28, mode="bicubic")
+    images = normalised(frames_as_images(clips, side=28, mode="bicubic"))
     with torch.no_grad():
         hidden = Dinov2Model.from_pretrained(saved).eval()(images, output_hidden_states=True).hidden_states
     means = [hidden[layer][:, 1:].reshape(1, 2, 2, 16, 24).mean(2).flatten(1, 2) for layer in (1, 2)]
@@ -109,7 +103,7 @@ def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "clip", [ClipSpec(), replace(CLIP, num_frames=6), replace(CLIP, tubelet=1), replace(CLIP, size_px=64), replace(CLIP, patch_px=16)]
+    "clip", [ClipSpec(), replace(SMALL, num_frames=6), replace(SMALL, tubelet=1), replace(SMALL, size_px=64), replace(SMALL, patch_px=16)]
 )
 def test_clips_of_any_geometry_are_taken(saved: Path, clip: ClipSpec) -> None:
     teacher = open_teacher(str(saved), clip=clip)
@@ -128,19 +122,19 @@ def test_clips_of_the_models_own_size_are_not_resized(saved: Path) -> None:
 
 
 def test_the_preprocessor_decides_colours_and_filter(folder: Path) -> None:
-    plain = open_teacher(str(folder), clip=CLIP).card
+    plain = open_teacher(str(folder), clip=SMALL).card
     settings = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 2, "size": {"shortest_edge": 256}}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    teacher = open_teacher(str(folder), clip=CLIP)
+    teacher = open_teacher(str(folder), clip=SMALL)
     clips = noise_clips(teacher, 1)
-    images = frames_as_images(clips, side=28, mode="bilinear", mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
+    images = normalised(frames_as_images(clips, side=28, mode="bilinear"), (0.5, 0.4, 0.3), (0.5, 0.6, 0.7))
     with torch.no_grad():
         tokens = Dinov2Model.from_pretrained(folder).eval()(images).last_hidden_state[:, 1:]
     torch.testing.assert_close(teacher.encode(clips)[0], tokens.reshape(2, 2, 16, 24).mean(1).flatten(0, 1), atol=1e-5, rtol=1e-5)
     assert teacher.card.settings_digest != plain.settings_digest
     (folder / "preprocessor_config.json").write_text(json.dumps({"resample": 5}))
     with pytest.raises(TeacherError, match=r"resample names no filter that is known here: got 5, expected 2 \(bilinear\) or 3"):
-        open_teacher(str(folder), clip=CLIP)
+        open_teacher(str(folder), clip=SMALL)
 
 
 def test_the_card_and_the_survey_agree(saved: Path) -> None:
@@ -188,7 +182,7 @@ def test_bad_files_are_told_in_one_line(folder: Path, spoil: Any, message: str, 
 
 
 def test_the_residual_stream_stays_float32_under_bfloat16(saved: Path) -> None:
-    teacher: Teacher = open_teacher(str(saved), clip=CLIP)
+    teacher: Teacher = open_teacher(str(saved), clip=SMALL)
     seen: list[torch.dtype] = []
     for layer in teacher.model.encoder.layer:  # type: ignore[attr-defined]
         layer.register_forward_hook(lambda module, args, output: seen.append(output.dtype))

@@ -5,37 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ViTModel
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.teachers.base import open_teacher, survey
-from tests.contracts import PretrainedContract, filled, frames_as_images, noise_clips
-
-CLIP = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
-NUM_REGISTERS = 2
-
-
-def _model() -> Any:
-    config = DINOv3ViTConfig(
-        image_size=40, patch_size=10, hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_register_tokens=NUM_REGISTERS,
-    )  # fmt: skip
-    return filled(DINOv3ViTModel(config))
+from tests.teachers import tiny
+from tests.teachers.contract import SMALL, noise_clips, normalised
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of patches of 10 px; to read, not to change."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    _model().save_pretrained(folder)
-    return folder
+    return tiny.write_dinov3(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -44,18 +31,15 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestDinov3Contract(PretrainedContract):
-    clip = CLIP
-
-
 def test_tokens_and_layers_equal_those_of_transformers(saved: Path) -> None:
-    teacher = open_teacher(str(saved), clip=CLIP)
+    teacher = open_teacher(str(saved), clip=SMALL)
     clips = noise_clips(teacher, 2)
+    images = F.interpolate(clips.flatten(0, 1).float(), (40, 40), mode="bicubic", antialias=True).clamp(0, 255)
     with torch.no_grad():
-        output = DINOv3ViTModel.from_pretrained(saved).eval()(frames_as_images(clips, side=40, mode="bicubic"), output_hidden_states=True)
+        output = DINOv3ViTModel.from_pretrained(saved).eval()(normalised(images), output_hidden_states=True)
 
     def tubelets(tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, 1 + NUM_REGISTERS :].reshape(2, 2, 2, 16, 24).mean(2).flatten(1, 2)
+        return tokens[:, 1 + tiny.DINOV3_REGISTERS :].reshape(2, 2, 2, 16, 24).mean(2).flatten(1, 2)
 
     torch.testing.assert_close(teacher.encode(clips), tubelets(output.last_hidden_state), atol=1e-5, rtol=1e-5)
     expected = torch.cat([F.layer_norm(tubelets(output.hidden_states[layer]), (24,)) for layer in (2, 1)], dim=-1)

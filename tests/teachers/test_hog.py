@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.teachers.base import Teacher, open_teacher, survey
+from stjepa_cli.teachers.base import open_teacher, survey
 from stjepa_cli.teachers.hog import NUM_FLOW_BINS, NUM_STATIC_BINS, Hog
-from tests.contracts import TeacherContract, noise_clips
+from tests.teachers.contract import noise_clips
 
 SMALL = ClipSpec(num_frames=8, size_px=32, tubelet=2, patch_px=8)
 
@@ -23,15 +23,6 @@ def _hog(clip: ClipSpec = SMALL) -> Hog:
     teacher = open_teacher("hog", clip=clip)
     assert isinstance(teacher, Hog)
     return teacher
-
-
-class TestHogContract(TeacherContract):
-    @pytest.fixture
-    def teacher(self) -> Teacher:
-        return _hog()
-
-    def reopened(self, teacher: Teacher) -> Teacher:
-        return _hog(teacher.card.clip)
 
 
 def test_it_has_one_layer() -> None:
@@ -139,12 +130,6 @@ def test_norms_are_bounded(kind: str, longest: float) -> None:
     norms = teacher.encode(noise_clips(teacher, 2))[..., teacher.channels[kind]].norm(dim=-1)
     assert norms.max() <= longest + 1e-5
     assert norms.mean() > 0.8 * longest
-
-
-def test_its_survey_agrees_with_its_card() -> None:
-    found, card = survey("hog", clip=SMALL), _hog().card
-    assert found.at_hand
-    assert (found.kind, found.licence, found.dim, found.clip) == (card.kind, card.licence, card.dim, card.clip)
 
 
 def test_it_runs_without_transformers() -> None:

@@ -11,50 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from stjepa_cli.cache.build import BuildRequest, build
-from stjepa_cli.core.config import RunConfig, StudentConfig
 from stjepa_cli.core.errors import CheckpointError, TeacherError
-from stjepa_cli.core.types import ClipSpec, TeacherCard
-from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, write_checkpoint
 from stjepa_cli.models.export import export
 from stjepa_cli.models.student import Student, load_student
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.teachers.base import open_teacher, survey
-from tests.contracts import PretrainedContract, noise_clips
-
-SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
-CONFIG = StudentConfig(dim=16, num_factorized=1, num_joint=2, num_heads=2)
-
-
-def write_student(folder: Path, step: int, *, ema: bool = False) -> Path:
-    """Write the checkpoint of a student whose weights follow from the step."""
-    header = CheckpointHeader(
-        step=step,
-        epoch=1,
-        run=RunConfig(Path("videos"), Path("cache"), student=CONFIG),
-        clip=SPEC,
-        latent_dim=12,
-        teacher=TeacherCard("someone/teacher", "videomae", "local", "0" * 64, "CC-BY-NC-4.0", 12, SPEC),
-        cache_digest="1" * 64,
-        dataset="ssv2/train",
-    )
-    groups = {"student": step, "ema": 1000 + step} if ema else {"student": step}
-    tensors = {
-        f"{group}.{name}": tensor
-        for group, seed in groups.items()
-        for name, tensor in Student(CONFIG, SPEC, torch.Generator().manual_seed(seed)).state_dict().items()
-    }
-    write_checkpoint(checkpoint_path(folder, step), header, tensors | {"predictor.out.bias": torch.zeros(3)}, {})
-    return checkpoint_path(folder, step)
+from tests.teachers import tiny
+from tests.teachers.contract import noise_clips
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint; to read, not to change."""
-    return write_student(tmp_path_factory.mktemp("run"), 12)
-
-
-class TestStudentContract(PretrainedContract):
-    pass
+    return tiny.write_student(tmp_path_factory.mktemp("run"), 12)
 
 
 def test_tokens_are_those_of_the_student(saved: Path) -> None:
@@ -69,7 +38,7 @@ def test_layers_are_those_of_the_students_blocks(saved: Path) -> None:
     clips, student = noise_clips(teacher, 2), load_student(saved, torch.device("cpu"))[0]
     with torch.no_grad():
         tokens = student.embed_tokens(clips, None)
-        first = student.factorized[0](tokens.view(2, SPEC.grid.t, -1, 16)).reshape(2, -1, 16)
+        first = student.factorized[0](tokens.view(2, tiny.STUDENT_SPEC.grid.t, -1, 16)).reshape(2, -1, 16)
         third = student.joint[1](student.joint[0](first))
     assert torch.equal(teacher.encode(clips, (1, 3)), torch.cat([F.layer_norm(part, (16,)) for part in (first, third)], dim=-1))
 
@@ -78,12 +47,14 @@ def test_checkpoint_folder_and_export_are_one_teacher(saved: Path, tmp_path: Pat
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(saved, run)
-    write_student(run, 5)
+    tiny.write_student(run, 5)
     exported = export(saved, tmp_path / "exported").out
     cards = [open_teacher(str(place)).card for place in (saved, run, exported)]
     assert len({replace(card, name="") for card in cards}) == 1
     found = [survey(str(place)) for place in (saved, run, exported)]
-    assert {(one.kind, one.at_hand, one.licence, one.dim, one.clip) for one in found} == {("student", True, "CC-BY-NC-4.0", 16, SPEC)}
+    assert {(one.kind, one.at_hand, one.licence, one.dim, one.clip) for one in found} == {
+        ("student", True, "CC-BY-NC-4.0", 16, tiny.STUDENT_SPEC)
+    }
     assert found[0].detail == found[1].detail == "the student in checkpoint_step12.safetensors"
 
 
@@ -93,9 +64,9 @@ def test_a_renamed_checkpoint_is_known_by_its_header(saved: Path, tmp_path: Path
 
 
 def test_the_moving_average_is_the_teacher_where_there_is_one(tmp_path: Path) -> None:
-    teacher = open_teacher(str(write_student(tmp_path, 3, ema=True)))
+    teacher = open_teacher(str(tiny.write_student(tmp_path, 3, ema=True)))
     clips = noise_clips(teacher, 1)
-    average = Student(CONFIG, SPEC, torch.Generator().manual_seed(1003)).eval()
+    average = Student(tiny.STUDENT_CONFIG, tiny.STUDENT_SPEC, torch.Generator().manual_seed(1003)).eval()
     with torch.no_grad():
         assert torch.equal(teacher.encode(clips), average(clips))
 
@@ -103,8 +74,8 @@ def test_the_moving_average_is_the_teacher_where_there_is_one(tmp_path: Path) ->
 def test_another_geometry_is_one_sentence(saved: Path) -> None:
     for ask in (open_teacher, survey):
         with pytest.raises(TeacherError, match=r"takes clips of one geometry and size_px is another: got 32, expected 16\. Leave"):
-            ask(str(saved), clip=replace(SPEC, size_px=32))
-    dense = replace(SPEC, sampling="dense", stride=2)
+            ask(str(saved), clip=replace(tiny.STUDENT_SPEC, size_px=32))
+    dense = replace(tiny.STUDENT_SPEC, sampling="dense", stride=2)
     assert open_teacher(str(saved), clip=dense).card.clip == dense
 
 
@@ -120,4 +91,4 @@ def test_a_cache_is_built_from_a_student(saved: Path, tiny_ssv2: Path, tmp_path:
     request = BuildRequest.of(tiny_ssv2, tmp_path / "cache", teacher=str(saved), latent_dim=16, limit=4)
     assert build(request).written == 4
     header = LatentStore.open(tmp_path / "cache").header
-    assert (header.teacher.kind, header.teacher.clip, header.projection["kind"]) == ("student", SPEC, "identity")
+    assert (header.teacher.kind, header.teacher.clip, header.projection["kind"]) == ("student", tiny.STUDENT_SPEC, "identity")

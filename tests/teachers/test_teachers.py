@@ -1,4 +1,4 @@
-"""How names become teachers, and that every plug-in is one."""
+"""How names become teachers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from stjepa_cli.core import plugins
 from stjepa_cli.core.config import DEFAULT_TEACHER
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
 from stjepa_cli.store.records import CacheHeader
-from stjepa_cli.teachers.base import Teacher, kind_of, open_teacher, survey
+from stjepa_cli.teachers.base import open_teacher, survey
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -46,19 +45,6 @@ def snapshot(hub: Path) -> Path:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
     return folder
-
-
-@pytest.mark.parametrize("name", plugins.names("teachers"))
-def test_every_plugin_is_a_teacher(name: str) -> None:
-    cls = plugins.load("teachers", name)
-    assert issubclass(cls, Teacher)
-    assert kind_of(cls) == name
-    assert cls.built_in != bool(cls.model_types)
-
-
-def test_no_two_plugins_run_one_kind_of_model() -> None:
-    types = [model_type for name in plugins.names("teachers") for model_type in plugins.load("teachers", name).model_types]
-    assert len(types) == len(set(types))
 
 
 @pytest.mark.parametrize("name", ["nothing", "videomae", "/no/such/folder", "./gone", "a/b/c", ""])

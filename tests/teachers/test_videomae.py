@@ -11,35 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
+from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.teachers._pretrained import IMAGENET
 from stjepa_cli.teachers.base import open_teacher, survey
-from tests.contracts import PretrainedContract, noise_clips
+from tests.teachers import tiny
+from tests.teachers.contract import IMAGENET_MEAN, IMAGENET_STD, noise_clips, normalised
 
 CLIP = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
-
-
-def _config(*, mean_pooling: bool = True) -> VideoMAEConfig:
-    return VideoMAEConfig(
-        num_frames=4, image_size=32, patch_size=8, tubelet_size=2, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=96, decoder_hidden_size=24, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=48, use_mean_pooling=mean_pooling,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny fine-tuned model; to read, not to change."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(0)
-    model = VideoMAEForVideoClassification(_config())
-    for parameter in model.parameters():  # biases too: the ones drawn at random are zero
-        torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    return folder
+    return tiny.write_videomae(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -48,12 +34,8 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestVideoMaeContract(PretrainedContract):
-    pass
-
-
 def _expected(model: torch.nn.Module, clips: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    pixels = (clips.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    pixels = normalised(clips, mean, std)
     with torch.no_grad():
         tokens: torch.Tensor = model.eval()(pixel_values=pixels).last_hidden_state
     return tokens
@@ -62,13 +44,13 @@ def _expected(model: torch.nn.Module, clips: torch.Tensor, mean: tuple[float, ..
 def test_tokens_equal_those_of_transformers(saved: Path) -> None:
     teacher = open_teacher(str(saved))
     clips = noise_clips(teacher, 2)
-    assert torch.equal(teacher.encode(clips), _expected(VideoMAEModel.from_pretrained(saved), clips, *IMAGENET))
+    assert torch.equal(teacher.encode(clips), _expected(VideoMAEModel.from_pretrained(saved), clips, IMAGENET_MEAN, IMAGENET_STD))
 
 
 def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
     teacher = open_teacher(str(saved))
     clips = noise_clips(teacher, 2)
-    pixels = (clips.float() / 255 - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    pixels = normalised(clips)
     with torch.no_grad():
         hidden = VideoMAEModel.from_pretrained(saved).eval()(pixel_values=pixels, output_hidden_states=True).hidden_states
     assert len(hidden) == teacher.num_layers + 1  # the first is the embedding
@@ -93,12 +75,12 @@ def test_the_default_sampling_is_that_of_the_training(folder: Path, labels: list
 @pytest.mark.parametrize("mean_pooling", [True, False])
 def test_every_kind_of_checkpoint_gives_its_encoder(cls: type, mean_pooling: bool, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    model = cls(_config(mean_pooling=mean_pooling))
+    model = cls(tiny.videomae_config(mean_pooling=mean_pooling))
     model.save_pretrained(tmp_path)
     teacher = open_teacher(str(tmp_path))
     clips = noise_clips(teacher, 1)
     encoder = model if cls is VideoMAEModel else model.videomae
-    torch.testing.assert_close(teacher.encode(clips), _expected(encoder, clips, *IMAGENET), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(teacher.encode(clips), _expected(encoder, clips, IMAGENET_MEAN, IMAGENET_STD), atol=1e-6, rtol=1e-6)
 
 
 def test_biases_under_their_old_names_are_read(folder: Path) -> None:

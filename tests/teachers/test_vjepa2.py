@@ -12,42 +12,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
+from transformers import VJEPA2ForVideoClassification, VJEPA2Model
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
-from stjepa_cli.teachers._pretrained import IMAGENET
-from stjepa_cli.teachers.base import Teacher, open_teacher, survey
-from tests.contracts import PretrainedContract, noise_clips
+from stjepa_cli.teachers.base import open_teacher, survey
+from tests.teachers import tiny
+from tests.teachers.contract import IMAGENET_MEAN, IMAGENET_STD, TeacherContract, noise_clips, normalised
 
 CLIP = ClipSpec(num_frames=6, size_px=32, tubelet=2, patch_px=8)
 
 
-def _config(**values: object) -> VJEPA2Config:
-    sizes: dict[str, object] = {
-        "frames_per_clip": 6, "crop_size": 32, "patch_size": 8, "tubelet_size": 2, "hidden_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "mlp_ratio": 2.0, "num_pooler_layers": 1, "pred_hidden_size": 24, "pred_num_hidden_layers": 2,
-        "pred_num_attention_heads": 2, "pred_num_mask_tokens": 2,
-    }  # fmt: skip
-    return VJEPA2Config(**(sizes | values))
-
-
-def _drawn(cls: type, **values: object) -> Any:
-    """A model all of whose parameters are drawn, biases and norms too, and large enough that attention and positions matter."""
-    torch.manual_seed(0)
-    model = cls(_config(**values)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+def _model(cls: type, **values: object) -> Any:
+    return tiny.filled(cls(tiny.vjepa2_config(**values)))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pretrained model; to read, not to change."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    _drawn(VJEPA2Model).save_pretrained(folder)
-    return folder
+    return tiny.write_vjepa2(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -56,22 +40,18 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "tiny")
 
 
-class TestVJepa2Contract(PretrainedContract):
-    pass
-
-
-class TestVJepa2WithoutAttentionContract(TestVJepa2Contract):
-    """What attention gives is set to 0, so that a token sees its own pixels only: the contract then checks where it lies."""
+class TestVJepa2WithoutAttention(TeacherContract):
+    """Attention gives 0, so that a token sees its own pixels only: the contract then checks its place."""
 
     local = True
 
     @pytest.fixture
-    def teacher(self, tmp_path: Path) -> Teacher:
-        return open_teacher(str(_without_attention(tmp_path / "local")))
+    def place(self, tmp_path: Path) -> str:
+        return str(_without_attention(tmp_path / "local"))
 
 
 def _without_attention(folder: Path) -> Path:
-    model = _drawn(VJEPA2Model)
+    model = _model(VJEPA2Model)
     for layer in model.encoder.layer:
         for parameter in layer.attention.proj.parameters():
             torch.nn.init.zeros_(parameter)
@@ -79,8 +59,10 @@ def _without_attention(folder: Path) -> Path:
     return folder
 
 
-def _expected(model: Any, clips: torch.Tensor, mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]) -> torch.Tensor:
-    pixels = (clips.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+def _expected(
+    model: Any, clips: torch.Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> torch.Tensor:
+    pixels = normalised(clips, mean, std)
     with torch.no_grad():
         tokens: torch.Tensor = model.eval().get_vision_features(pixels)
     return tokens
@@ -95,7 +77,7 @@ def test_tokens_equal_those_of_transformers(saved: Path) -> None:
 def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
     teacher = open_teacher(str(saved))
     clips = noise_clips(teacher, 2)
-    pixels = (clips.float() / 255 - torch.tensor(IMAGENET[0]).view(3, 1, 1)) / torch.tensor(IMAGENET[1]).view(3, 1, 1)
+    pixels = normalised(clips)
     with torch.no_grad():
         hidden = VJEPA2Model.from_pretrained(saved).eval()(pixels, skip_predictor=True, output_hidden_states=True).hidden_states
     expected = [torch.nn.functional.layer_norm(hidden[layer], (48,)) for layer in (2, 1)]
@@ -104,7 +86,7 @@ def test_layers_equal_the_hidden_states_of_transformers(saved: Path) -> None:
 
 
 def test_the_encoder_of_a_classifier_is_the_same_encoder(saved: Path, tmp_path: Path) -> None:
-    classifier = _drawn(VJEPA2ForVideoClassification, num_labels=5)
+    classifier = _model(VJEPA2ForVideoClassification, num_labels=5)
     classifier.vjepa2.load_state_dict(VJEPA2Model.from_pretrained(saved).state_dict())
     classifier.save_pretrained(tmp_path)
     assert any(name.startswith("vjepa2.encoder.") for name in load_file(tmp_path / "model.safetensors"))
@@ -127,7 +109,7 @@ def test_every_token_answers_to_its_own_pixels_and_there_is_no_other_token(tmp_p
 
 
 def test_predictor_pooler_and_classifier_stay_in_the_file(tmp_path: Path) -> None:
-    _drawn(VJEPA2ForVideoClassification).save_pretrained(tmp_path)
+    _model(VJEPA2ForVideoClassification).save_pretrained(tmp_path)
     held = open_teacher(str(tmp_path)).model  # type: ignore[attr-defined]
     assert not [name for name, _ in held.named_parameters() if not name.startswith(("embeddings.", "layer.", "layernorm."))]
 
@@ -160,7 +142,7 @@ def test_clips_of_any_length_and_size_are_taken(saved: Path, asked: ClipSpec, sa
     asked = replace(asked, sampling=sampling, stride=2)
     teacher = open_teacher(str(saved), clip=asked)
     assert teacher.card.clip == survey(str(saved), clip=asked).clip == asked
-    model = VJEPA2Model(_config(frames_per_clip=asked.num_frames, crop_size=asked.size_px))
+    model = VJEPA2Model(tiny.vjepa2_config(frames_per_clip=asked.num_frames, crop_size=asked.size_px))
     model.load_state_dict(VJEPA2Model.from_pretrained(saved).state_dict())
     clips = noise_clips(teacher, 1)
     tokens = teacher.encode(clips)
