@@ -1,4 +1,4 @@
-"""Tiny labelled data sets besides those of `tests.media`: HMDB-51, Kinetics-style lists, a folder of class folders."""
+"""Write further tiny labelled data sets: HMDB-51, Kinetics-style lists, a folder of class folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUM_VIDEOS = 4
 
 
 def write_tiny_hmdb51(root: Path, *, lists: str = "testTrainMulti_7030_splits", videos: str = "hmdb51_org") -> Path:
-    """HMDB-51 in small: 3 classes of 4 avi files; split s tests on file s - 1, leaves the last out and trains on the others."""
+    """Write a tiny HMDB-51: 3 classes of 4 avi files; split s tests on file s - 1, leaves out the last and trains on the others."""
     (root / lists).mkdir(parents=True)
     for label, name in enumerate(HMDB_CLASSES):
         files = [f"#{i} clip_{name}_f_nm.avi" for i in range(NUM_VIDEOS)]
@@ -26,7 +26,7 @@ def write_tiny_hmdb51(root: Path, *, lists: str = "testTrainMulti_7030_splits", 
 
 
 def write_tiny_kinetics(root: Path) -> Path:
-    """Kinetics-style lists in small: 3 classes, 2 videos each for training, 1 for validation and 1 for testing."""
+    """Write tiny Kinetics-style lists: 3 classes of 2 videos for training, 1 for validation and 1 for testing."""
     uses = {"train": (0, 1), "val": (2,), "test": (3,)}
     for label, name in enumerate(NAMES):
         for i in range(NUM_VIDEOS):
@@ -38,7 +38,7 @@ def write_tiny_kinetics(root: Path) -> Path:
 
 
 def write_tiny_folder(root: Path) -> Path:
-    """Class folders below `train` (3 videos each) and `test` (1 each)."""
+    """Write class folders below `train` (3 videos each) and `test` (1 each)."""
     for label, name in enumerate(NAMES):
         for i in range(NUM_VIDEOS):
             side = "test" if i == NUM_VIDEOS - 1 else "train"

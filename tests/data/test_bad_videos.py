@@ -57,13 +57,13 @@ def write_uneven(path: Path, frames: Tensor, *, codec: str, times: Sequence[int]
 # -------------------------------------------------------------------------------------------------------- cut short
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("suffix", [".webm", ".avi"])
-def test_a_truncated_file_is_refused(tmp_path: Path, squares: Tensor, suffix: str, share: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, squares: Tensor, suffix: str, fraction: float) -> None:
     path = media.write_video(tmp_path / f"cut{suffix}", squares)
     read_clip(path, SPEC)
     with pytest.raises(VideoError, match="it is cut short") as caught:
-        read_clip(media.truncate(path, share), SPEC)
+        read_clip(media.truncate(path, fraction), SPEC)
     assert caught.value.path == path
 
 

@@ -42,10 +42,10 @@ def test_an_mp4_of_any_layout_is_read(tmp_path: Path, layout: str) -> None:
     assert Video(path).num_frames == 40
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_mp4_that_is_cut_short_is_refused(tmp_path: Path, layout: str, share: float) -> None:
-    path = media.truncate(write_mp4(tmp_path / "cut.mp4", *LAYOUTS[layout]), share)
+def test_an_mp4_that_is_cut_short_is_refused(tmp_path: Path, layout: str, fraction: float) -> None:
+    path = media.truncate(write_mp4(tmp_path / "cut.mp4", *LAYOUTS[layout]), fraction)
     with pytest.raises(VideoError, match=r"it is cut short: [\d,]+ bytes, its header announces [\d,]+$"):
         read_clip(path, SPEC)
 

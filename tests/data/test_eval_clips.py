@@ -1,4 +1,4 @@
-"""Which clips of a video are scored."""
+"""The clips of a video that an evaluation scores."""
 
 from __future__ import annotations
 

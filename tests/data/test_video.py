@@ -145,8 +145,8 @@ def test_a_portrait_video_is_read_as_it_is_shown(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ broken files
 
 
-def cut(path: Path, share: float) -> Path:
-    return media.truncate(media.write_video(path, media.moving_square(num_frames=40)), share)
+def cut(path: Path, fraction: float) -> Path:
+    return media.truncate(media.write_video(path, media.moving_square(num_frames=40)), fraction)
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {

@@ -1,4 +1,4 @@
-"""Something-Something v2: where people put it, and every way in which a list can be wrong."""
+"""Something-Something v2: the folders that are found in practice, and every way in which a list can be wrong."""
 
 from __future__ import annotations
 
