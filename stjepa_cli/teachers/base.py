@@ -19,13 +19,12 @@ from stjepa_cli.core import plugins
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.types import ClipSpec, TeacherCard
+from stjepa_cli.teachers._choices import clips_taken, layer_numbers
 from stjepa_cli.teachers._files import LOCAL, OTHERS, ModelFiles, fetch, local, read_json
 
 __all__ = ["ModelFiles", "Outline", "Teacher", "TeacherSurvey", "kind_of", "open_teacher", "read_json", "survey"]
 
 CPU = torch.device("cpu")
-
-_GEOMETRY = ("num_frames", "size_px", "tubelet", "patch_px")
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Teacher(ABC):
             TeacherError: Clips have another type or geometry, or the teacher does not have such a layer.
         """
         spec = self.card.clip
-        chosen = self.card.layers if layers is None else _layer_numbers(layers, self.num_layers, self.card.name)
+        chosen = self.card.layers if layers is None else layer_numbers(self.card.name, layers, self.num_layers)
         shape = (spec.num_frames, 3, spec.size_px, spec.size_px)
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1:] != shape:
             raise TeacherError(
@@ -269,38 +268,11 @@ def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], O
         raise TeacherError(f"no teacher plug-in runs {files.name}", got=got, expected=expected, fix=OTHERS)
     outline = cls.outline(config, None)
     licence = outline.licence or (cls.known[files.name].licence if files.name in cls.known else files.licence())
-    return cls, replace(outline, clip=_clips_taken(cls, files.name, outline.clip, clip), licence=licence)
-
-
-def _clips_taken(cls: type[Teacher], name: str, own: ClipSpec, asked: ClipSpec | None) -> ClipSpec:
-    """Return the clips that are asked for, or the model's own; refuse a geometry that the model does not take."""
-    if asked is None:
-        return own
-    for field in _GEOMETRY:
-        if field not in cls.flexible and getattr(asked, field) != getattr(own, field):
-            raise TeacherError(
-                f"{name} takes clips of one geometry and {field} is another",
-                got=getattr(asked, field),
-                expected=getattr(own, field),
-                fix="Leave the geometry to the model, or use `hog`, which takes any.",
-            )
-    return asked
-
-
-def _layer_numbers(layers: Sequence[int], num_layers: int, name: str) -> tuple[int, ...]:
-    """Return the numbers of blocks, 1 to their count, from numbers that may count from the end."""
-    numbers = tuple(layer if layer > 0 else num_layers + 1 + layer for layer in layers)
-    wrong = [layer for layer, number in zip(layers, numbers, strict=True) if layer == 0 or not 1 <= number <= num_layers]
-    if wrong or not numbers:
-        expected = f"1 to {num_layers}, or -{num_layers} to -1" if num_layers > 1 else "1 or -1, its only layer"
-        raise TeacherError(f"{name} has no such layer", got=wrong[0] if wrong else "none at all", expected=expected)
-    if len(set(numbers)) < len(numbers):
-        raise TeacherError("a layer is asked for twice", got=", ".join(map(str, layers)))
-    return numbers
+    return cls, replace(outline, clip=clips_taken(files.name, outline.clip, clip, cls.flexible), licence=licence)
 
 
 def _chosen_layers(layers: Sequence[int] | None, outline: Outline, name: str) -> tuple[int, ...] | None:
-    return None if layers is None else _layer_numbers(layers, outline.num_layers, name)
+    return None if layers is None else layer_numbers(name, layers, outline.num_layers)
 
 
 def _with_layers(teacher: Teacher, layers: tuple[int, ...] | None) -> Teacher:
@@ -324,6 +296,6 @@ def _survey_absent(name: str, clip: ClipSpec | None, layers: Sequence[int] | Non
     for cls in _plugins():
         if name in cls.known:
             outline = cls.known[name]
-            outline = replace(outline, clip=_clips_taken(cls, name, outline.clip, clip))
+            outline = replace(outline, clip=clips_taken(name, outline.clip, clip, cls.flexible))
             return _surveyed(name, cls, outline, layers, detail, at_hand=False)
     return TeacherSurvey(name, "unknown", False, detail, "unknown")
