@@ -90,7 +90,7 @@ def _default(parameter: Any) -> str:
     if parameter.secondary_opts:
         return str((parameter.opts if parameter.default else parameter.secondary_opts)[0]).lstrip("-")
     value = getattr(parameter.default, "value", parameter.default)
-    return "" if value in (None, False) else str(value)
+    return "" if value is None or value is False else str(value)
 
 
 if __name__ == "__main__":
