@@ -43,8 +43,9 @@ SCALE = 2  # pixels of the file per unit of the layout, for sharp screens
 TILE, GAP, LABEL, MARGIN = 42, 10, 96, 14
 CURVE_HEIGHT = 150
 INK, PALE, LIGHT = (31, 35, 40), (208, 215, 222), (255, 255, 255)
-CURVES = {"loss": (9, 105, 218), "constant_loss": (130, 80, 30), "val_loss": (207, 34, 46)}
-NAMES = {"loss": "loss", "constant_loss": "loss of one constant answer", "val_loss": "loss on held-out clips"}
+TERMS = {"hidden": "hidden tokens", "visible": "visible tokens", "dense": "all tokens"}
+COLOURS = ((9, 105, 218), (207, 34, 46), (26, 127, 55), (191, 135, 0), (110, 64, 201), (90, 100, 110))
+CONSTANT = (130, 80, 30)
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def _draw(rows: Mapping[str, Sequence[Tensor]], curves: Mapping[str, tuple[tuple
 
 
 def _draw_curves(pen: _Pen, curves: Mapping[str, tuple[tuple[int, float], ...]], x: float, y: float, width: float) -> None:
-    shown = {name: _smooth(curves[name]) for name in CURVES if curves.get(name)}
+    shown = _series(curves)
     values = [value for points in shown.values() for _, value in points]
     low, high = min(values), max(values)
     last = max(points[-1][0] for points in shown.values())
@@ -134,14 +135,25 @@ def _draw_curves(pen: _Pen, curves: Mapping[str, tuple[tuple[int, float], ...]],
     for tick in (0.1 * k for k in range(1 + int(10 * low), 1 + int(10 * high))):
         pen.line([place(0, tick), place(last, tick)], PALE, 1)
         pen.text(x - 6, place(0, tick)[1], f"{tick:.1f}", anchor="rm")
+    colours = dict(zip(shown, (CONSTANT, *COLOURS), strict=False))
     for name, points in shown.items():
-        pen.line([place(*point) for point in points], CURVES[name], 2)
+        pen.line([place(*point) for point in points], colours[name], 2)
     pen.text(x, y + CURVE_HEIGHT + 14, "step 1")
     pen.text(x + width, y + CURVE_HEIGHT + 14, f"step {last:,}", anchor="rm")
     left = x
     for name in shown:
-        pen.line([(left, y - 16), (left + 18, y - 16)], CURVES[name], 3)
-        left = pen.text(left + 24, y - 16, NAMES[name]) + 24
+        pen.line([(left, y - 16), (left + 18, y - 16)], colours[name], 3)
+        left = pen.text(left + 24, y - 16, name) + 24
+
+
+def _series(curves: Mapping[str, tuple[tuple[int, float], ...]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves to draw by what they show: each term of the loss, and the answer that needs no look at the clip."""
+    found = {"one constant answer": curves["constant_loss"]}
+    for name, words in TERMS.items():
+        found |= {f"loss on {words}": curves.get(name, ()), f"{words} of held-out clips": curves.get(f"val_{name}", ())}
+    if not any(name in curves for name in TERMS):
+        found |= {"loss": curves["loss"], "loss on held-out clips": curves.get("val_loss", ())}
+    return {name: _smooth(points) for name, points in found.items() if points}
 
 
 def _smooth(points: Sequence[tuple[int, float]], window: int = 40) -> list[tuple[int, float]]:

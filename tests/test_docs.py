@@ -15,13 +15,13 @@ import pytest
 import torch
 import typer
 
-from stjepa_cli.core.config import LATENT_DIM, PRESETS
+from stjepa_cli.core.config import LATENT_DIM
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.main import app
 from stjepa_cli.models.export import export
-from stjepa_cli.models.masking import num_hidden_positions
-from stjepa_cli.models.predictor import Predictor
 from stjepa_cli.models.student import Student
+from stjepa_cli.training.objectives.base import build
+from stjepa_cli.training.recipes import resolve_run
 from tests.media import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,12 +136,10 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_guide_counts_the_flops_that_the_code_counts() -> None:
-    student_config, predictor_config = PRESETS["base"]
-    generator = torch.Generator()
-    student = Student(student_config, ClipSpec(), generator)
-    predictor = Predictor(predictor_config, student.grid, student_config.dim, LATENT_DIM, generator)
-    hidden = student.grid.t * num_hidden_positions(student.grid, 0.75)
-    visible = student.grid.num_tokens - hidden
+    run = resolve_run({"data_root": Path(), "cache": Path()})
+    with torch.device("meta"):
+        generator = torch.Generator("cpu")
+        objective = build(Student(run.student, ClipSpec(), generator), run, [LATENT_DIM], generator)
     page = (ROOT / "docs" / "guides" / "ssv2-on-one-gpu.md").read_text()
-    assert f"{(student.flops(visible) + predictor.flops(visible, hidden)) / 1e9:.2f} GFLOP" in page
-    assert f"{student.flops() / 1e9:.2f} GFLOP" in page
+    assert f"{objective.flops() / 1e9:.2f} GFLOP" in page
+    assert f"{objective.student.flops() / 1e9:.2f} GFLOP" in page
