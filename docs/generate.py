@@ -35,7 +35,7 @@ def module_map() -> str:
         for path in sorted((PACKAGE / room).rglob("*.py")):
             if path.stem != "__init__":
                 name = path.relative_to(PACKAGE / room).with_suffix("").as_posix()
-                lines.append(f"| `{name}` | {_summary(path)} |".replace("||", "\\|\\|"))
+                lines.append(f"| `{name}` | {_cell(_summary(path))} |")
     return "\n".join([*lines, "", ""])
 
 
@@ -79,9 +79,15 @@ def _row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if type(parameter).__name__ == "TyperArgument":
         names = f"`{parameter.name.upper()}`"
-    told = (getattr(parameter, "help", None) or "").replace("|", "\\|")
+    told = _cell(getattr(parameter, "help", None) or "")
     variable = f" Environment: `{parameter.envvar}`." if getattr(parameter, "envvar", None) else ""
-    return f"| {names} | {told}{variable} | {_default(parameter)} |"
+    return f"| {names} | {told}{variable} | {_cell(_default(parameter))} |"
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a table: bars do not end it, and angle brackets outside code are no HTML."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
 
 
 def _default(parameter: Any) -> str:

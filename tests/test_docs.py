@@ -71,8 +71,14 @@ def test_generated_pages_are_those_of_the_program() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for page, text in [(module.COMMANDS, module.command_reference())]:
+    for page, text in module.pages().items():
         assert page.read_text() == text, f"{page.name} is old: type `python docs/generate.py`"
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    sections = re.findall(r"^### `(\w+)/`\n(.*?)(?=^### |^<!-- end)", ARCHITECTURE.read_text(), re.DOTALL | re.MULTILINE)
+    named = {f"{room}/{name}.py" for room, text in sections for name in re.findall(r"^\| `([\w/]+)` \| \S", text, re.MULTILINE)}
+    assert named == {name for path in PACKAGE.rglob("*.py") if path.stem != "__init__" and "/" in (name := str(path.relative_to(PACKAGE)))}
 
 
 def test_the_walks_name_functions_that_exist() -> None:
