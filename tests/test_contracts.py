@@ -95,6 +95,35 @@ class Cheat(Probe):
 
 plugin = Cheat
 '''
+OBJECTIVE = '''
+"""An objective that draws its noise from anywhere."""
+
+from dataclasses import dataclass
+
+import torch
+
+from stjepa_cli.training.objectives.base import Loss, Objective
+
+
+class Restless(Objective):
+    """The length of the tokens, under dropout."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        """None."""
+
+    needs = frozenset({{"clips"}})
+
+    def forward(self, batch, generator):
+        total = torch.nn.functional.dropout(self.student(batch.clips).square(), 0.5, training=True).mean()
+        return Loss(total, {{"length": total.detach()}})
+
+    def flops(self):
+        return self.student.flops()
+
+
+plugin = Restless
+'''
 ENGINE = '''
 """An engine that does nothing."""
 
@@ -118,6 +147,7 @@ PLUGINS = {
     "teachers/dropin_files": NEEDS_FILES,
     "data/datasets/dropin_dataset": DATASET,
     "evaluation/probes/dropin_probe": PROBE,
+    "training/objectives/dropin_objective": OBJECTIVE,
     "cache/engines/dropin_engine": ENGINE,
 }
 FOUND_OUT_BY = {
@@ -125,6 +155,7 @@ FOUND_OUT_BY = {
     "dropin_files": "tests/teachers/tiny.py must have a write_dropin_files",
     "dropin_dataset": "tests/conftest.py must have a fixture tiny_dropin_dataset",
     "dropin_probe": "test_test_labels_are_for_scoring_only",
+    "dropin_objective": "test_all_randomness_comes_from_the_generator",
     "dropin_engine": "test_it_fills_the_shards",
 }
 

@@ -134,7 +134,7 @@ def _complete_store(job: Job) -> LatentStore | None:
     if job.request.retry_failed or not LatentStore.exists(job.request.cache):
         return None
     store, choice = LatentStore.open(job.request.cache), job.request.teacher
-    found, card = survey(choice.name, clip=choice.clip, layers=choice.layers), store.header.teacher
+    found, card = survey(choice.name, **choice.options), store.header.teacher
     if found.clip is not None:  # nothing is known of a model that is not at hand
         card = dataclasses.replace(card, clip=found.clip, kind=found.kind, layers=found.layers)
     _refuse_difference(store, job.header(dataclasses.replace(card, name=choice.name), _kind(job, store)))

@@ -83,7 +83,7 @@ def dry_run(request: BuildRequest, runtime: Runtime = Runtime(), *, sample: int 
     """
     job = Job(request, runtime)
     choice = request.teacher
-    found = survey(choice.name, clip=choice.clip, layers=choice.layers)
+    found = survey(choice.name, **choice.options)
     teacher = job.teacher if found.at_hand and sample else None
     header = job.header(teacher.card if teacher else _partial_card(request, found), {})
     stored = _stored_rows(request, header)

@@ -95,11 +95,20 @@ class TeacherChoice:
         name: Hugging Face id, local folder or built-in name.
         clip: Geometry of the clips, for a teacher that takes any; None for the teacher's own.
         layers: Numbers of the blocks whose tokens stand side by side, 1 the first, -1 the last; None for the output of the model.
+        sampling: `uniform` or `dense`, None for the teacher's own.
+        stride: Distance of two frames of a dense clip, None for the teacher's own.
     """
 
     name: str = DEFAULT_TEACHER
     clip: ClipSpec | None = None
     layers: tuple[int, ...] | None = None
+    sampling: str | None = None
+    stride: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the choice as arguments of `open_teacher` and `survey`."""
+        return {"clip": self.clip, "layers": self.layers, "sampling": self.sampling, "stride": self.stride}
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -45,6 +45,13 @@ class ProjectionKind(StrEnum):
     phi_s = "phi-s"
 
 
+class Sampling(StrEnum):
+    """The frames of a clip."""
+
+    uniform = "uniform"
+    dense = "dense"
+
+
 class Dtype(StrEnum):
     """The type of stored numbers."""
 
@@ -95,6 +102,13 @@ def build(
     size: Annotated[int | None, typer.Option(min=1, help="Clip size in pixels (teachers of free geometry only).")] = None,
     tubelet: Annotated[int | None, typer.Option(min=1, help="Frames per token (hog only).")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Patch size of a token in pixels (hog only).")] = None,
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(help="Sampling of frames: uniform over the video, or dense.", show_default="as the teacher was trained"),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Take every n-th frame, with dense sampling.", show_default="the teacher's")
+    ] = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="Fill only part I of N, beside other processes.")] = str(BuildRequest.part),
     engine: Annotated[
         str, typer.Option(help="local, or ray to use all GPUs of a Ray cluster (pip install 'stjepa[ray]').")

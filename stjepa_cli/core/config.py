@@ -103,7 +103,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_one_of(self.name, ("adamw", "muon"), "optimizer")
         check_one_of(self.lr_scaling, ("sqrt", "linear", "none"), "lr_scaling")
-        check(0 < self.lr <= 1e3, "lr must be positive", got=self.lr)
+        check(0 < self.lr < float("inf"), "lr must be positive and finite", got=self.lr)
         check(self.lr_batch >= 1, "lr_batch must be at least 1", got=self.lr_batch)
         for name in ("beta1", "beta2", "warmup"):
             value = getattr(self, name)

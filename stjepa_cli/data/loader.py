@@ -1,4 +1,4 @@
-"""The order of clips, and batches made from the cache's latents and the videos' pixels."""
+"""Order the clips of a run, and fill batches with the cache's latents and the videos' pixels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stjepa_cli.store.latent_store import LatentStore
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one step, or the part of it that one process takes at once.
+    """The clips of one step, or the part of them that one process takes at once.
 
     Attributes:
-        rows: int64 (B,), row of each clip.
+        rows: int64 (B,), rows of the cache.
         clips: uint8 (B, T, 3, S, S).
         latents: float16 (B, N, E), the targets; (B, 0, 0) where there are none.
         start: Place of the first clip among the clips of the step.
-        total: Clips of the step, over all processes and micro-batches.
+        total: Number of clips of the step, over all processes and micro-batches.
         second_latents: float16 (B, N, E2), the targets of a second cache.
     """
 
@@ -42,12 +42,12 @@ class Batch:
 
     @property
     def targets(self) -> tuple[Tensor, ...]:
-        """Latents of each cache."""
+        """Return the latents of each cache."""
         return (self.latents,) if self.second_latents is None else (self.latents, self.second_latents)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
+        """Return all tensors by name."""
         named = {name: getattr(self, name) for name in ("rows", "clips", "latents", "second_latents")}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -59,7 +59,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Request:
-    """Rows to be read into a batch, and their place in the step."""
+    """The rows of a batch, and their place in the step."""
 
     rows: Sequence[int]
     start: int
@@ -67,49 +67,50 @@ class Request:
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:
-    """Whole batches in a pass; a set smaller than a batch is one."""
+    """Return the number of whole batches in a pass; a set smaller than a batch is one."""
     return max(1, num_clips // batch_size)
 
 
 def batch_rows(clips: Sequence[Sequence[int]], batch_size: int, seed: int, step: int) -> list[int]:
-    """The rows of the batch of a step (from 0): a pure function of its arguments.
+    """Return the rows of the batch of a step: a pure function of its arguments.
 
-    Each pass over the clips is a new permutation and takes one view of each, both drawn from the seed and the number of the
-    pass.
+    Each pass over the clips is a new permutation and takes one random view of each; both depend on the seed and the number
+    of the pass alone.
 
     Args:
-        clips: the rows of each clip, as `views_of` gives them.
-        batch_size: rows of a batch.
-        seed: of the run.
-        step: of the run.
+        clips: Rows of each clip, from `views_of`.
+        batch_size: Number of rows in a batch.
+        seed: Seed of the run.
+        step: Number of the step, 0 the first.
     """
     epoch, place = divmod(step, steps_per_epoch(len(clips), batch_size))
-    order, draws = _order(len(clips), seed, epoch)
+    order, views = _shuffled(len(clips), seed, epoch)
     chosen = order[place * batch_size : (place + 1) * batch_size]
-    return [clips[i][draws[i] % len(clips[i])] for i in chosen]
+    return [clips[i][views[i] % len(clips[i])] for i in chosen]
 
 
 @lru_cache(maxsize=2)
-def _order(num_clips: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+def _shuffled(num_clips: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+    """Return the order of clips in a pass, and a random number for each clip that chooses its view."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(num_clips, generator=generator).tolist()
-    draws: list[int] = torch.randint(2**31, (num_clips,), generator=generator).tolist()
-    return order, draws
+    views: list[int] = torch.randint(2**31, (num_clips,), generator=generator).tolist()
+    return order, views
 
 
 class ClipFeed:
-    """Fills a ring of reused batches, some ahead, in threads of this process.
+    """Fills a ring of reused batches ahead of time, in threads of this process.
 
-    Clips come from the frames that the cache keeps or, where it keeps none, from the videos; decoded clips are kept in memory
-    as far as the budget goes. Decoding, reading and checksums release the interpreter's lock, so threads do, and a batch
-    costs no copy between processes. (SPDL, arXiv 2504.20067, makes the case.)
+    Clips come from the frames that the cache keeps or, where it keeps none, from the videos. Decoded clips stay in memory
+    as far as the budget goes. Decoding, reading and checksums release the interpreter's lock, so threads suffice, and a
+    batch is never copied between processes (SPDL, arXiv 2504.20067, makes the case).
 
     Args:
         source: The clips of the run.
         num_workers: Threads that decode.
-        memory_bytes: Decoded clips are kept until this much memory is taken.
-        pinned: Batches lie in page-locked memory, from which a GPU can copy while it computes.
-        slots: Batches in the ring.
+        memory_bytes: Budget for decoded clips that stay in memory.
+        pinned: Put batches into page-locked memory, from which a GPU can copy while it computes.
+        slots: Number of batches in the ring.
     """
 
     def __init__(self, source: TrainingClips, *, num_workers: int, memory_bytes: int, pinned: bool = False, slots: int = 3) -> None:
@@ -119,23 +120,23 @@ class ClipFeed:
         self._kept: dict[int, Tensor] = {}
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """The batches that are asked for, in order; each is valid until the next is taken.
+        """Yield the batches that are asked for, in order; each is valid until the next is taken.
 
         Raises:
-            CacheError: latents are damaged, or a clip no longer has the pixels that the teacher saw.
+            CacheError: Latents are damaged, or a clip no longer has the pixels that the teacher saw.
         """
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="stjepa-feed")
         free: deque[_Slot] = deque()
-        under_way: deque[tuple[Request, _Slot, list[Future[None]]]] = deque()
+        pending: deque[tuple[Request, _Slot, list[Future[None]]]] = deque()
         source = iter(requests)
         try:
             while True:
-                while len(under_way) < self.num_slots - 1 and (request := next(source, None)) is not None:
+                while len(pending) < self.num_slots - 1 and (request := next(source, None)) is not None:
                     slot = free.popleft() if free and free[0].holds(request) else _Slot(self.source, len(request.rows), self.pinned)
-                    under_way.append((request, slot, self._fill(pool, request, slot)))
-                if not under_way:
+                    pending.append((request, slot, self._fill(pool, request, slot)))
+                if not pending:
                     return
-                request, slot, parts = under_way.popleft()
+                request, slot, parts = pending.popleft()
                 for part in parts:
                     part.result()
                 yield slot.batch(request)
@@ -144,7 +145,7 @@ class ClipFeed:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self, pool: ThreadPoolExecutor, request: Request, slot: _Slot) -> list[Future[None]]:
-        """Start to fill a slot: one task for each clip, one for the latents of each cache."""
+        """Start filling a slot: one task for each clip, one for the latents of each cache."""
         clips = [pool.submit(self._clip, row, slot.clips[i]) for i, row in enumerate(request.rows)]
         latents = [pool.submit(_read, store, request.rows, into) for store, into in zip(self.source.stores, slot.latents, strict=True)]
         return [*latents, *clips]
@@ -165,7 +166,7 @@ def _read(store: LatentStore, rows: Sequence[int], into: Tensor) -> None:
 
 
 class _Slot:
-    """One reused batch on the host."""
+    """The memory of one batch on the host, used again and again."""
 
     def __init__(self, source: TrainingClips, size: int, pinned: bool) -> None:
         clip = source.spec
@@ -173,11 +174,11 @@ class _Slot:
         self.latents = [_latent_buffer(store, size, pinned) for store in source.stores]
 
     def holds(self, request: Request) -> bool:
-        """It has room for a request."""
+        """Tell if it has room for a request."""
         return len(self.clips) >= len(request.rows)
 
     def batch(self, request: Request) -> Batch:
-        """Return what is in it, not copied."""
+        """Return its content, not copied."""
         size = len(request.rows)
         latents = [part[:size] for part in self.latents] or [torch.empty(size, 0, 0, dtype=torch.float16)]
         return Batch(torch.tensor(list(request.rows)), self.clips[:size], latents[0], request.start, request.total, *latents[1:])
@@ -190,7 +191,7 @@ def _latent_buffer(store: LatentStore, size: int, pinned: bool) -> Tensor:
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a device: a GPU copies the next one while it computes on this one."""
+    """Move batches to a device; a GPU copies the next one while it computes on this one."""
     if device.type != "cuda":
         for batch in batches:
             yield batch.to(device)
@@ -209,7 +210,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def _arrived(batch: Batch, done: torch.cuda.Event) -> Batch:
-    """Let the computing stream wait for a copy, and keep its memory until that stream is through with it."""
+    """Let the computing stream wait for a copy, and keep its memory until that stream has finished with it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(done)
     for part in batch.tensors.values():

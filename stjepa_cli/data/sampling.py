@@ -1,4 +1,4 @@
-"""Choose among rows and items."""
+"""Choose some of many rows, and group rows by clip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import groupby
 
 
 def evenly(items: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them, evenly spread; all if they are fewer."""
+    """Return at most `count` items, evenly spread; all if they are fewer."""
     count = min(count, len(items))
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 

@@ -21,12 +21,12 @@ MAX_STAND_INS = 8
 
 
 class TrainingClips(ABC):
-    """Clips by row, with what a checkpoint says of where they come from.
+    """Clips by row, with the origin that checkpoints record.
 
     Attributes:
         clips: Rows of each clip; with K views a clip has up to K rows.
         stores: Caches whose latents are targets, all of the same clips; none for an objective that needs no latents.
-        teacher: Card of what made the targets, with the geometry of the clips.
+        teacher: Card of the teacher that made the targets, with the geometry of the clips.
         dataset: Name and split, `ssv2/train`.
         digest: Identity of the clips and their targets, 64 hex digits.
         decodes_videos: Clips come from video files, not from frames that a cache keeps.
@@ -41,7 +41,7 @@ class TrainingClips(ABC):
 
     @property
     def spec(self) -> ClipSpec:
-        """Geometry of the clips."""
+        """Return the geometry of the clips."""
         return self.teacher.clip
 
     @abstractmethod
@@ -57,7 +57,7 @@ class TrainingClips(ABC):
         """Fill `into`, uint8 (T, 3, S, S), with the clip of a row.
 
         Raises:
-            CacheError: The pixels that the teacher saw cannot be had any more.
+            CacheError: The pixels that the teacher saw are gone.
             VideoError: The video cannot be decoded.
         """
 
@@ -69,7 +69,7 @@ class CachedClips(TrainingClips):
         store: Cache of the targets.
         data_root: Folder or URL of the videos.
         second: Another cache of the same clips.
-        progress: Told what is left out.
+        progress: Receives a message if rows are left out.
 
     Raises:
         CacheError: The cache is empty, its videos are gone, or the second cache has other clips.
@@ -92,7 +92,7 @@ class CachedClips(TrainingClips):
         self._refuse_missing_videos()
 
     def _refuse_missing_videos(self) -> None:
-        """Refuse before the first step what would stop the run later."""
+        """Refuse, before the first step, a cache whose videos are gone."""
         if not self.decodes_videos or not is_local(self.data_root):
             return
         videos = [self.data_root / self.store.clip_of(views[0])[0].video for views in self.clips]
@@ -117,7 +117,7 @@ class CachedClips(TrainingClips):
             into.copy_(self._decode(row))
 
     def _decode(self, row: int) -> Tensor:
-        """Decode the very pixels that the teacher saw."""
+        """Decode the pixels that the teacher saw."""
         ref = self.store.ref(row, self.data_root)
         try:
             clip = decode(ref)
@@ -143,7 +143,7 @@ class VideoClips(TrainingClips):
         items: Videos.
         spec: Geometry of the clips.
         dataset: Name and split, `ssv2/train`.
-        progress: Told of each video that cannot be decoded.
+        progress: Receives a message for each video that cannot be decoded.
 
     Raises:
         DatasetError: The list is empty.
@@ -187,7 +187,7 @@ def _rows_in_both(first: LatentStore, second: LatentStore) -> list[int]:
     """Return the rows that both caches hold.
 
     Raises:
-        CacheError: They are of different clips.
+        CacheError: They hold different clips.
     """
     fix = f"Build {second.path} from the same list, with the same clips."
     for name in ("dataset", "split", "clips_digest", "num_views", "view_seed"):

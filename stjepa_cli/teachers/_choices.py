@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
@@ -33,6 +34,19 @@ def clips_taken(name: str, own: ClipSpec, asked: ClipSpec | None, flexible: Coll
                 fix="Leave the geometry to the model, or use `hog`, which takes any.",
             )
     return asked
+
+
+def sampled_clips(clip: ClipSpec, sampling: str | None, stride: int | None) -> ClipSpec:
+    """Return clips with another sampling or stride, where these are given.
+
+    Raises:
+        ConfigError: There is no such sampling, or the stride is below 1.
+        TeacherError: A stride is given for clips that are not dense.
+    """
+    sampling = sampling or clip.sampling
+    if stride is not None and sampling == "uniform":
+        raise TeacherError("a stride is for dense sampling", got=f"stride {stride}", fix="Type `--sampling dense`.")
+    return replace(clip, sampling=sampling, stride=clip.stride if stride is None else stride)
 
 
 def layer_numbers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:

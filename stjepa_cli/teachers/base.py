@@ -19,7 +19,7 @@ from stjepa_cli.core import plugins
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.types import ClipSpec, TeacherCard
-from stjepa_cli.teachers._choices import clips_taken, layer_numbers
+from stjepa_cli.teachers._choices import clips_taken, layer_numbers, sampled_clips
 from stjepa_cli.teachers._files import LOCAL, OTHERS, ModelFiles, fetch, local, read_json
 
 __all__ = ["ModelFiles", "Outline", "Teacher", "TeacherSurvey", "kind_of", "open_teacher", "read_json", "survey"]
@@ -175,6 +175,8 @@ def open_teacher(
     *,
     clip: ClipSpec | None = None,
     layers: Sequence[int] | None = None,
+    sampling: str | None = None,
+    stride: int | None = None,
     device: torch.device = CPU,
     revision: str | None = None,
     progress: Progress = SILENT,
@@ -187,6 +189,8 @@ def open_teacher(
         clip: How clips are cut: free for a built-in; for a model its sampling, its stride and the fields in `flexible`.
         layers: Numbers of the blocks whose tokens stand side by side, 1 the first, -1 the last; None for the tokens that
             the model ends with.
+        sampling: `uniform` or `dense`, instead of that of the clips.
+        stride: Distance of two frames of a dense clip, likewise.
         device: Where it computes.
         revision: Branch, tag or commit of a Hub id.
         progress: Receives a message before something is fetched.
@@ -198,24 +202,35 @@ def open_teacher(
     """
     built_in = _built_in(name, revision)
     if built_in is not None:
-        outline = built_in.outline({}, clip)
+        outline = _sampled(built_in.outline({}, clip), sampling, stride)
         chosen = _chosen_layers(layers, outline, name)
         return _with_layers(built_in.load(None, outline, device), chosen)
     files = _find(name, revision) or fetch(name, revision, progress)
     cls, outline = _outline(files, clip)
+    outline = _sampled(outline, sampling, stride)
     chosen = _chosen_layers(layers, outline, name)
     if files.revision != LOCAL and not files.has_weights():
         files = fetch(name, files.revision, progress)
     return _with_layers(cls.load(files, outline, device), chosen)
 
 
-def survey(name: str, *, clip: ClipSpec | None = None, layers: Sequence[int] | None = None, revision: str | None = None) -> TeacherSurvey:
+def survey(
+    name: str,
+    *,
+    clip: ClipSpec | None = None,
+    layers: Sequence[int] | None = None,
+    sampling: str | None = None,
+    stride: int | None = None,
+    revision: str | None = None,
+) -> TeacherSurvey:
     """Look a teacher up on this disk alone: nothing is loaded or fetched.
 
     Args:
         name: See `open_teacher`, likewise the others.
         clip: How clips are cut.
         layers: Numbers of blocks.
+        sampling: `uniform` or `dense`.
+        stride: Distance of two frames of a dense clip.
         revision: Branch, tag or commit of a Hub id.
 
     Raises:
@@ -224,11 +239,13 @@ def survey(name: str, *, clip: ClipSpec | None = None, layers: Sequence[int] | N
     """
     built_in = _built_in(name, revision)
     if built_in is not None:
-        return _surveyed(name, built_in, built_in.outline({}, clip), layers, "built in, needs no weights")
+        outline = _sampled(built_in.outline({}, clip), sampling, stride)
+        return _surveyed(name, built_in, outline, layers, "built in, needs no weights")
     files = _find(name, revision)
     if files is None:
-        return _survey_absent(name, clip, layers)
+        return _survey_absent(name, clip, layers, sampling, stride)
     cls, outline = _outline(files, clip)
+    outline = _sampled(outline, sampling, stride)
     if files.revision == LOCAL:
         return _surveyed(name, cls, outline, layers, files.description())
     at_hand = files.has_weights()
@@ -271,6 +288,10 @@ def _outline(files: ModelFiles, clip: ClipSpec | None) -> tuple[type[Teacher], O
     return cls, replace(outline, clip=clips_taken(files.name, outline.clip, clip, cls.flexible), licence=licence)
 
 
+def _sampled(outline: Outline, sampling: str | None, stride: int | None) -> Outline:
+    return replace(outline, clip=sampled_clips(outline.clip, sampling, stride))
+
+
 def _chosen_layers(layers: Sequence[int] | None, outline: Outline, name: str) -> tuple[int, ...] | None:
     return None if layers is None else layer_numbers(name, layers, outline.num_layers)
 
@@ -290,12 +311,14 @@ def _surveyed(
     return TeacherSurvey(name, kind_of(cls), at_hand, detail, outline.licence, dim, outline.clip, chosen)
 
 
-def _survey_absent(name: str, clip: ClipSpec | None, layers: Sequence[int] | None) -> TeacherSurvey:
+def _survey_absent(
+    name: str, clip: ClipSpec | None, layers: Sequence[int] | None, sampling: str | None, stride: int | None
+) -> TeacherSurvey:
     """Describe an id none of whose files is on this disk."""
     detail = "not in the local Hugging Face cache"
     for cls in _plugins():
         if name in cls.known:
             outline = cls.known[name]
             outline = replace(outline, clip=clips_taken(name, outline.clip, clip, cls.flexible))
-            return _surveyed(name, cls, outline, layers, detail, at_hand=False)
+            return _surveyed(name, cls, _sampled(outline, sampling, stride), layers, detail, at_hand=False)
     return TeacherSurvey(name, "unknown", False, detail, "unknown")

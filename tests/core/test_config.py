@@ -74,7 +74,7 @@ def test_sizes_in_the_file_change_a_preset_and_a_preset_flag_brings_its_own(tmp_
         ("epochs = 0", "epochs must be at least 1: got 0"),
         ("mask_ratio = 1.5", "mask_ratio is a fraction: got 1.5"),
         ('preset = "huge"', "unknown preset: got 'huge', expected one of base, small, tiny"),
-        ("[optimizer]\nlr = -1.0", "lr must be positive"),
+        ("[optimizer]\nlr = -1.0", "lr must be positive and finite: got -1.0"),
         ("[student]\nnum_heads = 7", "multiple of its heads"),
         ("epochs = ", "cannot be read as TOML"),
     ],

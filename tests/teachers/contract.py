@@ -103,6 +103,15 @@ class TeacherContract:
         assert found.at_hand
         assert (found.kind, found.licence, found.dim, found.clip) == (card.kind, card.licence, card.dim, card.clip)
 
+    def test_sampling_is_free(self, place: str, clip: ClipSpec | None, teacher: Teacher) -> None:
+        own = teacher.card.clip
+        for sampling, stride in (("dense", 3), ("dense", None), ("uniform", None)):
+            wanted = replace(own, sampling=sampling, stride=stride or own.stride)
+            assert open_teacher(place, clip=clip, sampling=sampling, stride=stride).card.clip == wanted
+            assert survey(place, clip=clip, sampling=sampling, stride=stride).clip == wanted
+        with pytest.raises(TeacherError, match=r"a stride is for dense sampling: got stride 2\. Type `--sampling dense`\."):
+            open_teacher(place, clip=clip, sampling="uniform", stride=2)
+
     @pytest.mark.parametrize("wrong", ["float", "frames", "size", "no batch"])
     def test_clips_that_do_not_fit_are_refused_in_one_line(self, teacher: Teacher, wrong: str) -> None:
         clips = noise_clips(teacher, 1)

@@ -50,7 +50,7 @@ class Job:
         """The teacher, on its device."""
         choice, progress = self.request.teacher, self.runtime.progress
         device = self.runtime.torch_device
-        teacher = open_teacher(choice.name, clip=choice.clip, layers=choice.layers, device=device, progress=progress)
+        teacher = open_teacher(choice.name, **choice.options, device=device, progress=progress)
         card = teacher.card
         layers = f" of layers {', '.join(map(str, card.layers))}" if card.layers else ""
         progress.note(f"teacher {card.name}: {card.clip}, {card.dim} channels{layers}, licence {card.licence}")
