@@ -42,6 +42,8 @@ def _show_one(row: ComparisonRow, title: str) -> None:
 def _show_several(comparison: Comparison, title: str) -> None:
     columns, lines = comparison.table()
     console.show_table(title, columns, lines, caption=f"{_caption(comparison.rows[0])}; in brackets: {INTERVAL}")
+    title, caption = f"Differences from {comparison.rows[0].encoder}", f"on the same videos; in brackets: paired {INTERVAL}"
+    console.show_table(title, *comparison.difference_table(), caption=caption)
 
 
 def _caption(row: ComparisonRow) -> str:

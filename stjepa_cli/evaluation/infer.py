@@ -21,7 +21,7 @@ from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.encoders.resolve import NamedEncoder, is_release
 from stjepa_cli.evaluation.compare import Comparison, ComparisonSettings, compare_encoders
 from stjepa_cli.evaluation.evaluate import PROTOCOLS
-from stjepa_cli.evaluation.intervals import intervals_of
+from stjepa_cli.evaluation.intervals import differences_of, intervals_of
 from stjepa_cli.evaluation.report import write_report
 from stjepa_cli.evaluation.report_folders import ReportFolders, write_overview
 from stjepa_cli.evaluation.results import EvaluationResult
@@ -109,8 +109,8 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
     rows = []
     for row in compare_encoders(sources, settings, runtime):
         rows.append(row)
-        for result in row.results:
-            _write(request, result, folders.folder(result), runtime)
+        for result, reference in zip(row.results, rows[0].results, strict=True):
+            _write(request, result, None if row is rows[0] else reference, folders.folder(result), runtime)
     comparison = Comparison(tuple(rows), request.command)
     if request.out is not None and not folders.single:
         write_overview(comparison, folders, request.out)
@@ -118,10 +118,11 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
     return comparison
 
 
-def _write(request: InferRequest, result: EvaluationResult, folder: Path, runtime: Runtime) -> None:
+def _write(request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime) -> None:
     """Write heads first, because fitting them took the longest, and then the report."""
     intervals = intervals_of((result,), request.seed)  # those of a row are of the mean over its splits
+    differences = None if reference is None else differences_of((result,), (reference,), request.seed)
     heads = save_heads(result, folder, progress=runtime.progress) if request.save_head else ()
-    report = write_report(result, folder, command=request.command, intervals=intervals, progress=runtime.progress)
+    report = write_report(result, folder, command=request.command, intervals=intervals, differences=differences, progress=runtime.progress)
     for path in (*heads, *report):
         runtime.progress.note(f"wrote {path}")

@@ -53,6 +53,17 @@ class ReportFolders:
         return folder
 
 
+def _differences(comparison: Comparison, widths: tuple[int, ...]) -> list[str]:
+    columns, cells = comparison.difference_table()
+    if not cells:
+        return []
+    caption = "On the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    return [
+        html.heading(f"Differences from {comparison.rows[0].encoder}"),
+        html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),
+    ]
+
+
 def write_overview(comparison: Comparison, folders: ReportFolders, out: Path) -> None:
     """Write a page with the table of all encoders and links to their reports, and the same as JSON.
 
@@ -69,6 +80,7 @@ def write_overview(comparison: Comparison, folders: ReportFolders, out: Path) ->
     body = [
         html.heading(title, 1),
         html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),
+        *_differences(comparison, widths),
         html.heading("Reports"),
         html.links({name: f"{folder.name}/report.html" for name, folder in folders.written.items()}),
         *([html.paragraph("Command that repeats this:"), html.command(comparison.command)] if comparison.command else []),

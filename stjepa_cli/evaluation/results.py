@@ -52,6 +52,7 @@ class EvaluationResult:
         layer: Block that gave the tokens, or None for the output of the encoder.
         sampling: How frames were sampled, `uniform` or `dense`.
         inputs: Videos and features, for pictures, or None if they are not needed.
+        sources: Names of the sources that the R test videos were cut from, or nothing if each video is its own.
     """
 
     dataset: str
@@ -71,6 +72,12 @@ class EvaluationResult:
     layer: int | None = None
     sampling: str = "uniform"
     inputs: EvaluationInputs | None = field(default=None, repr=False, compare=False)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of the R test videos that count as one observation in intervals."""
+        return self.sources or self.ids
 
     @property
     def chance(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from stjepa_cli.encoders.pixel_encoder import PixelEncoder
 from stjepa_cli.encoders.resolve import NamedEncoder, card_of
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.evaluation.compare import Comparison, ComparisonRow, ComparisonSettings, EncoderSource, compare_encoders
-from stjepa_cli.evaluation.intervals import bootstrap
 from stjepa_cli.models.student import Student
 
 CPU = Runtime("cpu")
@@ -126,22 +126,23 @@ def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
         scored([TinyStudent()], dataset, split="validation")
 
 
-def test_the_bootstrap_agrees_with_the_binomial_it_samples() -> None:
-    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
-    low, high = bootstrap([hits], [ids], seed=0)
-    error = 1.96 * math.sqrt(0.25 * 0.75 / 400)
-    assert low == pytest.approx(0.25 - error, abs=0.006)
-    assert high == pytest.approx(0.25 + error, abs=0.006)
-    assert bootstrap([torch.ones(9, dtype=torch.bool)], [ids[:9]], seed=0) == (1.0, 1.0)
+def test_differences_from_the_first_encoder_are_paired_and_stand_in_every_form(board: Comparison) -> None:
+    first, *others = board.to_json()["entries"]
+    assert "differences" not in first
+    for entry in others:
+        assert entry["differences_from"] == "tiny"
+        for name, metric in (("knn", "top1"), ("retrieval", "r1")):
+            found = entry["differences"][name]
+            assert found["value"] == pytest.approx(entry[name][metric] - first[name][metric])
+            assert found["interval"][0] <= found["value"] <= found["interval"][1]
+    columns, cells = board.difference_table()
+    assert columns == ("encoder", "knn top1", "retrieval r1")
+    assert [row[0] for row in cells] == ["hog", "pixels"]
+    assert all(re.fullmatch(r"[+-]\d\.\d{4} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cell) for row in cells for cell in row[1:])
 
 
-def test_splits_of_other_videos_narrow_an_interval_and_splits_of_the_same_do_not() -> None:
-    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
-    low, high = bootstrap([hits], [ids], seed=0)
-    assert bootstrap([hits] * 3, [ids] * 3, seed=0) == pytest.approx((low, high))
-    others = [[f"{part}/{name}" for name in ids] for part in range(3)]
-    narrow = bootstrap([hits] * 3, others, seed=0)
-    assert narrow[1] - narrow[0] == pytest.approx((high - low) / math.sqrt(3), rel=0.1)
+def test_sources_of_test_videos_are_known(board: Comparison) -> None:
+    assert board.rows[0].results[0].sources == ("g01 of class 0", "g01 of class 1", "g01 of class 2")
 
 
 def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset) -> None:

@@ -248,7 +248,7 @@ class TestPage:
         one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), replace(result.inputs, test=first))
         text = self.page(one, tmp_path).text
         assert "No test video is taken for another class." in text
-        assert "A single test video has no neighbours here" in text
+        assert "Nearest neighbours" in text
 
     def test_a_class_without_a_test_video_is_named_and_has_no_bar(self, tmp_path: Path) -> None:
         page = self.page(knn(), tmp_path)

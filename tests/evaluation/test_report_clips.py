@@ -95,7 +95,7 @@ def test_neighbours_are_those_of_brute_force_on_centred_features() -> None:
     assert len(found) == 8
     assert [one.label for one in found] == sorted(one.label for one in found)
     for one in found:
-        query = test.values[test.ids.index(one.query)] - test.values.mean(dim=0)
+        query = test.values[test.ids.index(one.query)] - train.values.mean(dim=0)
         cosines = torch.cosine_similarity(train.values - train.values.mean(dim=0), query, dim=1)
         order = cosines.argsort(descending=True)[:5]
         assert one.ids == tuple(train.ids[row] for row in order)

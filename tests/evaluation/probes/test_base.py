@@ -37,7 +37,7 @@ def made(name: str) -> Probe:
 
 
 QUICK = (Setting(1e-2, 0.01), Setting(1e-3, 0.1))
-HEADLINES = {"retrieval": "r1", "fewshot": "k1"}
+HEADLINES = {"retrieval": "r1", "retrieval_coclr": "r1", "fewshot": "k1"}
 
 
 @pytest.fixture(autouse=True)
