@@ -36,7 +36,7 @@ def _show_one(row: ComparisonRow, title: str) -> None:
         for i, (metric, value) in enumerate(metrics.items()):
             deviation = (f"{deviations[name][metric]:.4f}",) if deviations else ()
             lines.append((name, metric, f"{value:.4f}", *deviation, row.interval(name) if i == 0 else None))
-    console.show_table(title, columns, lines, caption=_caption(row))
+    console.show_table(title, columns, lines, caption=_caption(row) + _saw_labels(row))
 
 
 def _show_several(comparison: Comparison, title: str) -> None:
@@ -61,6 +61,10 @@ def _caption(row: ComparisonRow) -> str:
         + "".join(f"; {name}: clips {clips}" for name, clips in result.own_clips.items())
         + (f"; {result.remark}" if result.remark else "")
     )
+
+
+def _saw_labels(row: ComparisonRow) -> str:
+    return f"; the encoder saw labels: {row.results[0].saw_labels}"
 
 
 def _show_failed(comparison: Comparison) -> None:

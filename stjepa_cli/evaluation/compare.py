@@ -89,6 +89,8 @@ class ComparisonRow:
             "deviations": self.deviations(),
             **intervals,
             "chance": first.chance,
+            "saw_labels": first.saw_labels.encoder,
+            "teacher_saw_labels": first.saw_labels.teacher,
             "splits": [result.to_json() for result in self.results],
         }
 
@@ -106,7 +108,10 @@ class Comparison:
     command: str = ""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Return column names and cells: the first metric of each protocol with its deviation over splits and its interval."""
+        """Return column names and cells: whether labels were used to train each encoder, and the first metric of each protocol.
+
+        A metric stands with its deviation over splits and its interval.
+        """
         first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
         cells = []
         for row in self.rows:
@@ -115,8 +120,8 @@ class Comparison:
             for name, metric in first.items():
                 deviation = f" ± {deviations[name][metric]:.4f}" if deviations else ""
                 values.append(f"{metrics[name][metric]:.4f}{deviation} {row.interval(name)}".rstrip())
-            cells.append((row.encoder, *values))
-        return ("encoder", *(f"{name} {metric}" for name, metric in first.items())), cells
+            cells.append((row.encoder, str(row.results[0].saw_labels), *values))
+        return ("encoder", "saw labels", *(f"{name} {metric}" for name, metric in first.items())), cells
 
     def difference_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return column names and cells of the paired differences from the first encoder, without cells if there is one encoder."""

@@ -180,6 +180,7 @@ def score(
         layer=store.spec.layer,
         inputs=EvaluationInputs(store.clip, items, pooled_train, pooled_test),
         sources=tuple(source_of(items[name]) or name for name in test.ids),
+        saw_labels=store.encoder.saw_labels,
     )
 
 

@@ -128,6 +128,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
     block = "the output of the encoder" if result.layer is None else f"block {result.layer}"
     facts = {
         "encoder": result.encoder,
+        "saw labels": result.saw_labels,
         "data set": f"{result.dataset}, split {result.split}, {len(result.classes):,} classes",
         "videos": f"{result.num_train:,} train, {len(result.ids):,} test{failed}",
         "remark": result.remark,
@@ -137,7 +138,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
         **{f"{name} settings": _settings(probe.chosen) for name, probe in result.probes.items()},
         **{f"sha256, {name}": value for name, value in result.digests.items()},
     }
-    yield html.pairs({name: value for name, value in facts.items() if value})
+    yield html.pairs({name: value for name, value in facts.items() if value != ""})
     if command:
         yield html.paragraph("Command that repeats this:")
         yield html.command(command)

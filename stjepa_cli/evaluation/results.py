@@ -8,9 +8,11 @@ from typing import Any
 
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.encoders.base import Failure
+from stjepa_cli.encoders.base import Failure, LabelUse
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.probes.base import ProbeResult
+
+_UNKNOWN = LabelUse("unknown")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class EvaluationResult:
         sampling: How frames were sampled, `uniform` or `dense`.
         inputs: Videos and features, for pictures, or None if they are not needed.
         sources: Names of the sources that the R test videos were cut from, or nothing if each video is its own.
+        saw_labels: Whether labels were used to train the encoder.
     """
 
     dataset: str
@@ -73,6 +76,7 @@ class EvaluationResult:
     sampling: str = "uniform"
     inputs: EvaluationInputs | None = field(default=None, repr=False, compare=False)
     sources: tuple[str, ...] = ()
+    saw_labels: LabelUse = _UNKNOWN
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -104,6 +108,8 @@ class EvaluationResult:
             **({"own_clips": own} if (own := self.own_clips) else {}),
             "sampling": self.sampling,
             "layer": self.layer,
+            "saw_labels": self.saw_labels.encoder,
+            "teacher_saw_labels": self.saw_labels.teacher,
             "digests": self.digests,
             **({"remark": self.remark} if self.remark else {}),
             "seconds": round(self.seconds, 3),

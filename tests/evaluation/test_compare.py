@@ -141,6 +141,14 @@ def test_differences_from_the_first_encoder_are_paired_and_stand_in_every_form(b
     assert all(re.fullmatch(r"[+-]\d\.\d{4} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cell) for row in cells for cell in row[1:])
 
 
+def test_every_form_says_whether_labels_were_used(board: Comparison) -> None:
+    columns, cells = board.table()
+    assert columns[:2] == ("encoder", "saw labels")
+    assert [row[:2] for row in cells] == [("tiny", "no, its teacher: unknown"), ("hog", "no"), ("pixels", "no")]
+    entries = board.to_json()["entries"]
+    assert [(entry["saw_labels"], entry["teacher_saw_labels"]) for entry in entries] == [("no", "unknown"), ("no", None), ("no", None)]
+
+
 def test_sources_of_test_videos_are_known(board: Comparison) -> None:
     assert board.rows[0].results[0].sources == ("g01 of class 0", "g01 of class 1", "g01 of class 2")
 

@@ -14,6 +14,7 @@ from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.evaluation.infer import InferRequest, infer
 from stjepa_cli.evaluation.predict import predict
+from stjepa_cli.evaluation.probes.finetune import FinetuneSettings
 from stjepa_cli.evaluation.report_folders import ReportFolders
 from stjepa_cli.evaluation.results import EvaluationResult
 
@@ -33,13 +34,13 @@ def test_each_encoder_has_a_folder_with_its_report_and_head(request_: InferReque
     assert request_.out is not None
     assert [row.encoder for row in board.rows] == ["hog", "pixels"]
     for name in ("hog", "pixels"):
-        folder = request_.out / f"folder_splittest_{name}"
+        folder = request_.out / f"folder_splittest_{name}_knn+linear"
         assert {"metrics.json", "predictions.csv", "report.html", "head_linear.safetensors"} <= {path.name for path in folder.iterdir()}
         assert json.loads((folder / "metrics.json").read_text())["checkpoint"] == name
-        assert f'href="folder_splittest_{name}/report.html"' in (request_.out / "report.html").read_text()
+        assert f'href="folder_splittest_{name}_knn+linear/report.html"' in (request_.out / "report.html").read_text()
     assert json.loads((request_.out / "metrics.json").read_text()) == board.to_json()
     video = next((tiny_folder / "test").rglob("*.mp4"))
-    answers = [predict([video], request_.out / f"folder_splittest_{name}", runtime=CPU).encoder for name in ("hog", "pixels")]
+    answers = [predict([video], request_.out / f"folder_splittest_{name}_knn+linear", runtime=CPU).encoder for name in ("hog", "pixels")]
     assert answers == ["hog", "pixels"]
 
 
@@ -58,6 +59,28 @@ def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
     beside = ReportFolders(None, single=False)
     assert [beside.folder(result).parent for result in results] == [Path("a/reports"), Path("b/reports"), Path("checkpoints/reports")]
     assert ReportFolders(tmp_path, single=True).folder(results[0]) == tmp_path
+
+
+def test_the_report_of_some_videos_does_not_replace_that_of_all(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STJEPA_CHECKPOINTS", str(tmp_path))
+    whole = InferRequest("folder", tiny_folder, teacher="pixels")
+    for request in (whole, replace(whole, limit=3), replace(whole, protocols=("knn",)), replace(whole, extraction=Extraction("time"))):
+        infer(request, runtime=CPU)
+    names = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert names == [f"folder_splittest_pixels{key}" for key in ("", "_knn", "_limit3", "_time")]
+    found = json.loads((tmp_path / "reports" / names[0] / "metrics.json").read_text())
+    assert found["videos"]["train"] == 9
+
+
+def test_the_key_of_a_request_names_what_differs_from_the_defaults(tiny_folder: Path) -> None:
+    request = InferRequest("folder", tiny_folder)
+    assert request.key == ""
+    clips = EvalClips(5, 3, 16, "dense", 2)
+    settings = {"finetune": FinetuneSettings(epochs=3, lr=0.002)}
+    changed = replace(request, protocols=("knn", "finetune"), limit=50, extraction=Extraction("mean", clips, -2), settings=settings, seed=7)
+    assert changed.key == "knn+finetune_limit50_16x5x3_dense_stride2_layer-2_epochs3_lr0.002_seed7"
+    assert len(replace(changed, protocols=("attentive_pool",) * 20).key) == 109
+    assert replace(request, out=Path("x"), save_head=True, compare=("hog",)).key == ""
 
 
 @pytest.mark.parametrize(
