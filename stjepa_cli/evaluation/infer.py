@@ -76,7 +76,7 @@ class InferRequest:
         """The options that metrics depend on, where they differ from the defaults, as a part of a folder name."""
         extraction, clips = self.extraction, self.extraction.clips
         parts = {
-            "+".join(self.protocols): self.protocols != PROTOCOLS,
+            "-".join(self.protocols): self.protocols != PROTOCOLS,
             f"limit{self.limit}": self.limit is not None,
             str(clips): str(clips) != str(ONE_CLIP),
             str(clips.sampling): clips.sampling is not None,

@@ -34,13 +34,13 @@ def test_each_encoder_has_a_folder_with_its_report_and_head(request_: InferReque
     assert request_.out is not None
     assert [row.encoder for row in board.rows] == ["hog", "pixels"]
     for name in ("hog", "pixels"):
-        folder = request_.out / f"folder_splittest_{name}_knn+linear"
+        folder = request_.out / f"folder_splittest_{name}_knn-linear"
         assert {"metrics.json", "predictions.csv", "report.html", "head_linear.safetensors"} <= {path.name for path in folder.iterdir()}
         assert json.loads((folder / "metrics.json").read_text())["checkpoint"] == name
-        assert f'href="folder_splittest_{name}_knn+linear/report.html"' in (request_.out / "report.html").read_text()
+        assert f'href="folder_splittest_{name}_knn-linear/report.html"' in (request_.out / "report.html").read_text()
     assert json.loads((request_.out / "metrics.json").read_text()) == board.to_json()
     video = next((tiny_folder / "test").rglob("*.mp4"))
-    answers = [predict([video], request_.out / f"folder_splittest_{name}_knn+linear", runtime=CPU).encoder for name in ("hog", "pixels")]
+    answers = [predict([video], request_.out / f"folder_splittest_{name}_knn-linear", runtime=CPU).encoder for name in ("hog", "pixels")]
     assert answers == ["hog", "pixels"]
 
 
@@ -78,7 +78,7 @@ def test_the_key_of_a_request_names_what_differs_from_the_defaults(tiny_folder: 
     clips = EvalClips(5, 3, 16, "dense", 2)
     settings = {"finetune": FinetuneSettings(epochs=3, lr=0.002)}
     changed = replace(request, protocols=("knn", "finetune"), limit=50, extraction=Extraction("mean", clips, -2), settings=settings, seed=7)
-    assert changed.key == "knn+finetune_limit50_16x5x3_dense_stride2_layer-2_epochs3_lr0.002_seed7"
+    assert changed.key == "knn-finetune_limit50_16x5x3_dense_stride2_layer-2_epochs3_lr0.002_seed7"
     assert len(replace(changed, protocols=("attentive_pool",) * 20).key) == 109
     assert replace(request, out=Path("x"), save_head=True, compare=("hog",)).key == ""
 

@@ -244,8 +244,9 @@ class TestPage:
         assert result.inputs is not None
         right = replace(result, probes={"linear": ProbeResult({"top1": 1.0}, torch.eye(3)[list(result.labels)])})
         assert "None: linear is right about every test video." in self.page(right, tmp_path).text
-        first = result.inputs.test.rows(torch.tensor([0]))
-        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), replace(result.inputs, test=first))
+        first, train = result.inputs.test.rows(torch.tensor([0])), result.inputs.train
+        alike = replace(result.inputs, test=first, train=replace(train, labels=torch.zeros_like(train.labels)))
+        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), alike)
         text = self.page(one, tmp_path).text
         assert "No test video is taken for another class." in text
         assert "Nearest neighbours" in text
