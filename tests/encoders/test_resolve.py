@@ -1,4 +1,4 @@
-"""Names of encoders: what headers tell before anything is loaded, and whether labels were used to train an encoder."""
+"""Names of encoders: what is read from headers before loading, and whether labels were used to train an encoder."""
 
 from __future__ import annotations
 

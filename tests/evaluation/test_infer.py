@@ -1,4 +1,4 @@
-"""Encoders on a data set, with a folder of reports for each."""
+"""Scoring several encoders on a data set, with a report folder for each."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def request_(tiny_folder: Path, tmp_path: Path) -> InferRequest:
 
 
 def test_each_encoder_has_a_folder_with_its_report_and_head(request_: InferRequest, tiny_folder: Path) -> None:
-    board = infer(replace(request_, command="stjepa infer"), runtime=CPU)
+    comparison = infer(replace(request_, command="stjepa infer"), runtime=CPU)
     assert request_.out is not None
-    assert [row.encoder for row in board.rows] == ["hog", "pixels"]
+    assert [row.encoder for row in comparison.rows] == ["hog", "pixels"]
     for name in ("hog", "pixels"):
         folder = request_.out / f"folder_splittest_{name}_knn-linear"
         assert {"metrics.json", "predictions.csv", "report.html", "head_linear.safetensors"} <= {path.name for path in folder.iterdir()}
         assert json.loads((folder / "metrics.json").read_text())["checkpoint"] == name
         assert f'href="folder_splittest_{name}_knn-linear/report.html"' in (request_.out / "report.html").read_text()
-    assert json.loads((request_.out / "metrics.json").read_text()) == board.to_json()
+    assert json.loads((request_.out / "metrics.json").read_text()) == comparison.to_json()
     video = next((tiny_folder / "test").rglob("*.mp4"))
     answers = [predict([video], request_.out / f"folder_splittest_{name}_knn-linear", runtime=CPU).encoder for name in ("hog", "pixels")]
     assert answers == ["hog", "pixels"]
@@ -100,7 +100,7 @@ def test_what_cannot_be_is_refused_before_any_work(request_: InferRequest, chang
     assert not list(request_.out.glob("*"))
 
 
-def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: InferRequest, tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_reports_is_reported_before_any_work(request_: InferRequest, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StjepaError, match=r"cannot write a report to .*: got a file, expected a folder"):
         infer(replace(request_, out=tmp_path / "file"), runtime=CPU)
@@ -109,7 +109,7 @@ def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: Infe
 @pytest.mark.parametrize("name", ["hmdb51", "kinetics", "ssv2", "ucf101"])
 def test_every_data_set_is_scored_in_the_same_way(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(f"tiny_{name}")
-    board = infer(InferRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), runtime=CPU)
-    splits = [result.split for result in board.rows[0].results]
+    comparison = infer(InferRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), runtime=CPU)
+    splits = [result.split for result in comparison.rows[0].results]
     assert splits == {"hmdb51": [1, 2, 3], "kinetics": ["val", "test"], "ssv2": ["validation"], "ucf101": [1, 2, 3]}[name]
-    assert all(not result.failed and len(result.ids) >= 3 for result in board.rows[0].results)
+    assert all(not result.failed and len(result.ids) >= 3 for result in comparison.rows[0].results)

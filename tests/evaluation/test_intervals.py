@@ -79,7 +79,7 @@ class TestDifferences:
         assert there.value == -back.value
         assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]), abs=0.005)
 
-    def test_two_encoders_that_never_differ_are_not_told_equal_for_certain(self) -> None:
+    def test_two_encoders_that_never_differ_are_not_certainly_equal(self) -> None:
         found = difference([hits_of(20, 40)], [hits_of(20, 40)], [names(40)], seed=0)
         assert found.value == 0
         assert found.interval[0] < -0.02 < 0.02 < found.interval[1]

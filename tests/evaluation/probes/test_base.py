@@ -1,4 +1,4 @@
-"""Probes: what every one of them refuses and keeps, and the two ways of ranking."""
+"""The contract of every probe, and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ ON_FEATURES = [name for name in plugins.names("evaluation.probes") if not issubc
 class TestEveryProbe:
     """The contract; a new probe is found here by itself."""
 
-    def test_figures_are_shares_and_scores_are_distributions(self, name: str) -> None:
+    def test_metrics_are_fractions_and_scores_are_distributions(self, name: str) -> None:
         result = made(name).fit_score(make_features(60), make_features(21, side="test", seed=1), 4, seed=0)
         assert result.metrics
-        assert all(0 <= figure <= 1 for figure in result.metrics.values())
+        assert all(0 <= metric <= 1 for metric in result.metrics.values())
         if result.scores is not None:
             assert result.scores.shape == (21, 4)
             assert torch.allclose(result.scores.sum(dim=1), torch.ones(21), atol=1e-5)
@@ -92,7 +92,7 @@ class TestEveryProbe:
         result = made(name).fit_score(make_features(1), make_features(8, side="test", seed=1), 4, seed=0)
         assert result.metrics[HEADLINES.get(name, "top1")] == 0.25  # all are taken for the only class there is
 
-    def test_constant_columns_and_collapsed_features_give_finite_figures(self, name: str) -> None:
+    def test_constant_columns_and_collapsed_features_give_finite_metrics(self, name: str) -> None:
         train, test = make_features(60), make_features(21, side="test", seed=1)
         for values in (
             torch.zeros(81, 6),
@@ -104,7 +104,7 @@ class TestEveryProbe:
                 for side, part in ((train, values[:60]), (test, values[60:]))
             )
             result = made(name).fit_score(flat_train, flat_test, 4, seed=0)
-            assert all(0 <= figure <= 1 for figure in result.metrics.values())
+            assert all(0 <= metric <= 1 for metric in result.metrics.values())
             assert result.scores is None or bool(result.scores.isfinite().all())
 
     def test_several_clips_that_are_alike_say_what_one_says(self, name: str) -> None:
@@ -118,7 +118,7 @@ class TestEveryProbe:
 
     @pytest.mark.cuda
     @pytest.mark.parametrize("num_clips", [1, 2])
-    def test_a_gpu_gives_the_figures_of_the_cpu(self, name: str, num_clips: int) -> None:
+    def test_a_gpu_gives_the_metrics_of_the_cpu(self, name: str, num_clips: int) -> None:
         train, test = make_features(60, noise=0.3), make_features(40, noise=0.3, side="test", seed=1)
         if num_clips > 1:
             train, test = (replace(side, clips=side.values[:, None].repeat(1, 2, 1)) for side in (train, test))
