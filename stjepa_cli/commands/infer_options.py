@@ -201,5 +201,5 @@ def _root_type(dataset: type[Dataset]) -> Any:
 
 def _split_type(dataset: type[Dataset]) -> Any:
     splits = (*dataset.pairs, *(("all",) if len(dataset.pairs) > 2 else ()))
-    told = "Official split, or all for mean and deviation over them." if "all" in splits else "The split to test on."
-    return Annotated[Literal[splits], typer.Option(metavar="|".join(splits), help=told)]
+    text = "Official split, or all for mean and deviation over them." if "all" in splits else "The split to test on."
+    return Annotated[Literal[splits], typer.Option(metavar="|".join(splits), help=text)]

@@ -36,12 +36,14 @@ def _show_one(row: ComparisonRow, title: str) -> None:
         for i, (metric, value) in enumerate(metrics.items()):
             deviation = (f"{deviations[name][metric]:.4f}",) if deviations else ()
             lines.append((name, metric, f"{value:.4f}", *deviation, row.interval(name) if i == 0 else None))
-    console.show_table(title, columns, lines, caption=_caption(row))
+    console.show_table(title, columns, lines, caption=_caption(row) + _saw_labels(row))
 
 
 def _show_several(comparison: Comparison, title: str) -> None:
     columns, lines = comparison.table()
     console.show_table(title, columns, lines, caption=f"{_caption(comparison.rows[0])}; in brackets: {INTERVAL}")
+    title, caption = f"Differences from {comparison.rows[0].encoder}", f"on the same videos; in brackets: paired {INTERVAL}"
+    console.show_table(title, *comparison.difference_table(), caption=caption)
 
 
 def _caption(row: ComparisonRow) -> str:
@@ -59,6 +61,10 @@ def _caption(row: ComparisonRow) -> str:
         + "".join(f"; {name}: clips {clips}" for name, clips in result.own_clips.items())
         + (f"; {result.remark}" if result.remark else "")
     )
+
+
+def _saw_labels(row: ComparisonRow) -> str:
+    return f"; the encoder saw labels: {row.results[0].saw_labels}"
 
 
 def _show_failed(comparison: Comparison) -> None:

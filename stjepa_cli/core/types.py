@@ -138,6 +138,8 @@ class TeacherCard:
             a built-in, whose weights digest has them.
         layers: Numbers of the blocks whose tokens stand side by side, 1 the first; `dim` and `token_norm` are those of the
             result. None for the tokens that the model ends with.
+        saw_labels: `yes`, `no` or `unknown`: whether labels were used to train the weights, directly or through a teacher of its
+            own. None in headers of earlier versions, which means unknown. It is information and no part of a cache's identity.
     """
 
     name: str
@@ -150,6 +152,7 @@ class TeacherCard:
     token_norm: str = "layernorm"
     settings_digest: str = ""
     layers: tuple[int, ...] | None = None
+    saw_labels: str | None = None
 
 
 def digest(value: Any) -> str:

@@ -23,6 +23,24 @@ EncodedVideo = tuple[VideoItem, Tensor | VideoError]
 """A video with its features (C, F), or tokens (C, N, D), one row per clip; or with the reason why there are none."""
 
 
+@dataclass(frozen=True)
+class LabelUse:
+    """Whether labels were used to train an encoder: `yes`, `no` or `unknown`.
+
+    Attributes:
+        encoder: Labels that the encoder itself was trained on.
+        teacher: Labels that its teacher was trained on, or None if it has no teacher.
+    """
+
+    encoder: str
+    teacher: str | None = None
+
+    def __str__(self) -> str:
+        if self.encoder != "no" or self.teacher is None:
+            return self.encoder
+        return {"yes": "no, its teacher did", "no": "no, nor its teacher"}.get(self.teacher, f"no, its teacher: {self.teacher}")
+
+
 class Encoder(Protocol):
     """A frozen model that can be scored."""
 
@@ -45,6 +63,10 @@ class Encoder(Protocol):
     @property
     def layer(self) -> int | None:
         """Number of the block whose tokens are returned, or None for the output of the encoder."""
+
+    @property
+    def saw_labels(self) -> LabelUse:
+        """Whether labels were used to train it."""
 
     def encode(self, clips: Tensor) -> Tensor:
         """Encode clips uint8 (B, T, 3, S, S) into float tokens (B, N, D)."""

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.types import ClipSpec, TokenGrid, digest
+from stjepa_cli.encoders.base import LabelUse
 
 SHAPE = (4, 16, 16)
 LUMA = (0.299, 0.587, 0.114)
@@ -21,6 +22,7 @@ class PixelEncoder:
     name = "pixels"
     grid = TokenGrid(1, 1, 1)
     layer = None
+    saw_labels = LabelUse("no")
 
     def __init__(self, clip: ClipSpec) -> None:
         self.clip = clip

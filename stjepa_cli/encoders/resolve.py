@@ -12,7 +12,7 @@ from stjepa_cli.core import plugins
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.encoders.base import Encoder, EncoderCard
+from stjepa_cli.encoders.base import Encoder, EncoderCard, LabelUse
 from stjepa_cli.encoders.pixel_encoder import PixelEncoder
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
@@ -84,11 +84,13 @@ class NamedEncoder:
         if self.name == PIXELS:
             return PixelEncoder(clip or ClipSpec())
         if self.name == UNTRAINED:
-            return StudentEncoder(_untrained(_checkpoint(self.run)).to(device), UNTRAINED)
+            return StudentEncoder(_untrained(_checkpoint(self.run)).to(device), UNTRAINED, saw_labels=LabelUse("no"))
         if _is_checkpoint(path):
             return StudentEncoder.open(_checkpoint(path), device)
         if is_release(path):
-            return StudentEncoder(Student.from_pretrained(path).to(device), self.name)
+            provenance = read_config(path).provenance
+            saw_labels = LabelUse("no" if provenance.tuning is None else "yes", provenance.teacher.saw_labels or "unknown")
+            return StudentEncoder(Student.from_pretrained(path).to(device), self.name, saw_labels=saw_labels)
         return TeacherEncoder(open_teacher(self.name, clip=clip if _takes_any_clip(self.name) else None, device=device))
 
 
@@ -121,7 +123,7 @@ def at_layer(encoder: Encoder, layer: int | None) -> Encoder:
         return encoder
     if not isinstance(encoder, StudentEncoder):
         raise layer_error(encoder.name, layer)
-    return StudentEncoder(encoder.student, encoder.name, layer)
+    return StudentEncoder(encoder.student, encoder.name, layer, encoder.saw_labels)
 
 
 def layer_error(name: str, layer: int) -> ConfigError:

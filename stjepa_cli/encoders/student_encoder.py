@@ -12,7 +12,10 @@ from torch import Tensor
 from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TokenGrid, digest
+from stjepa_cli.encoders.base import LabelUse
 from stjepa_cli.models.student import Student, load_student
+
+UNKNOWN = LabelUse("no", "unknown")
 
 
 class StudentEncoder:
@@ -22,10 +25,11 @@ class StudentEncoder:
         student: A frozen student.
         name: The name that is shown, usually the path of the checkpoint.
         layer: Block whose tokens are returned, counted from 1 or, if negative, from the end. None returns the output of the student.
+        saw_labels: Whether labels were used to train it.
     """
 
-    def __init__(self, student: Student, name: str, layer: int | None = None) -> None:
-        self.student, self.name, self.clip = student.eval(), name, student.spec
+    def __init__(self, student: Student, name: str, layer: int | None = None, saw_labels: LabelUse = UNKNOWN) -> None:
+        self.student, self.name, self.clip, self.saw_labels = student.eval(), name, student.spec, saw_labels
         number = None if layer is None else student.block_number(layer)
         self.layer = None if number == student.block_number(-1) else number
 
@@ -36,7 +40,9 @@ class StudentEncoder:
         Raises:
             CheckpointError: The checkpoint is missing, damaged, or of another shape.
         """
-        return cls(load_student(path, device)[0], str(path))
+        student, header = load_student(path, device)
+        teacher = None if header.step == 0 else header.teacher.saw_labels or "unknown"
+        return cls(student, str(path), saw_labels=LabelUse("no", teacher))
 
     @property
     def grid(self) -> TokenGrid:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TokenGrid, digest
+from stjepa_cli.encoders.base import LabelUse
 
 if TYPE_CHECKING:
     from stjepa_cli.teachers.base import Teacher
@@ -25,6 +26,11 @@ class TeacherEncoder:
     def grid(self) -> TokenGrid:
         """The token grid of a clip."""
         return self.clip.grid
+
+    @property
+    def saw_labels(self) -> LabelUse:
+        """Whether labels were used to train it."""
+        return LabelUse(self.teacher.card.saw_labels or "unknown")
 
     @property
     def digest(self) -> str:

@@ -16,7 +16,7 @@ from stjepa_cli.encoders.base import Encoder, EncoderCard
 from stjepa_cli.encoders.extraction import DEFAULT, Extraction
 from stjepa_cli.encoders.feature_store import FeatureStore
 from stjepa_cli.evaluation.evaluate import PROTOCOLS, Settings, check_protocols, score
-from stjepa_cli.evaluation.intervals import RESAMPLES, Interval, intervals_of
+from stjepa_cli.evaluation.intervals import RESAMPLES, Differences, Interval, differences_of, intervals_of
 from stjepa_cli.evaluation.results import EvaluationResult
 
 ALL = "all"
@@ -39,10 +39,12 @@ class ComparisonRow:
     Attributes:
         results: One result for each split.
         intervals: 95 % bootstrap interval of the first metric of each protocol, as a mean over the splits.
+        differences: Paired differences of the same metrics from the first encoder of the comparison; None for that encoder.
     """
 
     results: tuple[EvaluationResult, ...]
     intervals: dict[str, Interval]
+    differences: Differences | None = None
 
     @property
     def encoder(self) -> str:
@@ -73,7 +75,9 @@ class ComparisonRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: the only result, or means and deviations with the results of all splits under `splits`."""
-        intervals = {"intervals": {name: list(ends) for name, ends in self.intervals.items()}}
+        intervals: dict[str, Any] = {"intervals": {name: list(ends) for name, ends in self.intervals.items()}}
+        if self.differences is not None:
+            intervals |= self.differences.to_json()
         if len(self.results) == 1:
             return self.results[0].to_json() | intervals
         first = self.results[0]
@@ -85,6 +89,8 @@ class ComparisonRow:
             "deviations": self.deviations(),
             **intervals,
             "chance": first.chance,
+            "saw_labels": first.saw_labels.encoder,
+            "teacher_saw_labels": first.saw_labels.teacher,
             "splits": [result.to_json() for result in self.results],
         }
 
@@ -102,7 +108,10 @@ class Comparison:
     command: str = ""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Return column names and cells: the first metric of each protocol with its deviation over splits and its interval."""
+        """Return column names and cells: whether labels were used to train each encoder, and the first metric of each protocol.
+
+        A metric stands with its deviation over splits and its interval.
+        """
         first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
         cells = []
         for row in self.rows:
@@ -111,7 +120,14 @@ class Comparison:
             for name, metric in first.items():
                 deviation = f" ± {deviations[name][metric]:.4f}" if deviations else ""
                 values.append(f"{metrics[name][metric]:.4f}{deviation} {row.interval(name)}".rstrip())
-            cells.append((row.encoder, *values))
+            cells.append((row.encoder, str(row.results[0].saw_labels), *values))
+        return ("encoder", "saw labels", *(f"{name} {metric}" for name, metric in first.items())), cells
+
+    def difference_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return column names and cells of the paired differences from the first encoder, without cells if there is one encoder."""
+        first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
+        compared = [(row.encoder, row.differences.metrics) for row in self.rows if row.differences is not None]
+        cells = [(encoder, *(str(metrics.get(name, "")) for name in first)) for encoder, metrics in compared]
         return ("encoder", *(f"{name} {metric}" for name, metric in first.items())), cells
 
     def to_json(self) -> dict[str, Any]:
@@ -169,8 +185,12 @@ def compare_encoders(
     """
     splits = settings.splits
     clip, extractions = _check(sources, settings)
+    first: tuple[EvaluationResult, ...] = ()
     for source, extraction in zip(sources, extractions, strict=True):
-        yield _row(source.open(runtime.torch_device, clip), extraction, settings, splits, runtime)
+        results = _results(source.open(runtime.torch_device, clip), extraction, settings, splits, runtime)
+        differences = differences_of(results, first, settings.seed) if first else None
+        first = first or results
+        yield ComparisonRow(results, intervals_of(results, settings.seed), differences)
 
 
 def _check(sources: Sequence[EncoderSource], settings: ComparisonSettings) -> tuple[ClipSpec | None, list[Extraction]]:
@@ -186,9 +206,11 @@ def _check(sources: Sequence[EncoderSource], settings: ComparisonSettings) -> tu
     return clip, extractions
 
 
-def _row(encoder: Encoder, extraction: Extraction, settings: ComparisonSettings, splits: Sequence[str], runtime: Runtime) -> ComparisonRow:
+def _results(
+    encoder: Encoder, extraction: Extraction, settings: ComparisonSettings, splits: Sequence[str], runtime: Runtime
+) -> tuple[EvaluationResult, ...]:
     store = FeatureStore(encoder, settings.dataset.name, extraction, runtime)
-    results = tuple(
+    return tuple(
         score(
             store,
             settings.dataset,
@@ -200,4 +222,3 @@ def _row(encoder: Encoder, extraction: Extraction, settings: ComparisonSettings,
         )
         for name in splits
     )
-    return ComparisonRow(results, intervals_of(results, settings.seed))

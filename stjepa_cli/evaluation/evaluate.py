@@ -27,7 +27,7 @@ from stjepa_cli.encoders.heads import HeadCard
 from stjepa_cli.encoders.resolve import card_of
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.evaluation.intervals import Interval, intervals_of
-from stjepa_cli.evaluation.leaks import refuse_leaks, without_duplicates
+from stjepa_cli.evaluation.leaks import refuse_leaks, source_of, without_duplicates
 from stjepa_cli.evaluation.probes.base import Probe, ProbeResult, VideoProbe, VideoSource, build, probe_class
 from stjepa_cli.evaluation.results import EvaluationInputs, EvaluationResult
 
@@ -179,6 +179,8 @@ def score(
         remark=remark,
         layer=store.spec.layer,
         inputs=EvaluationInputs(store.clip, items, pooled_train, pooled_test),
+        sources=tuple(source_of(items[name]) or name for name in test.ids),
+        saw_labels=store.encoder.saw_labels,
     )
 
 

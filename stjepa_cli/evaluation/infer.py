@@ -8,7 +8,7 @@ names -> encoders -> features (kept) -> probes -> a row per encoder -> a report 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,23 @@ from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.places import checkpoints_dir
 from stjepa_cli.core.runtime import Runtime
+from stjepa_cli.core.types import digest
 from stjepa_cli.data.datasets.base import open_dataset
+from stjepa_cli.data.eval_clips import ONE_CLIP
 from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.encoders.resolve import NamedEncoder, is_release
 from stjepa_cli.evaluation.compare import Comparison, ComparisonSettings, compare_encoders
 from stjepa_cli.evaluation.evaluate import PROTOCOLS
-from stjepa_cli.evaluation.intervals import intervals_of
+from stjepa_cli.evaluation.intervals import differences_of, intervals_of
+from stjepa_cli.evaluation.probes.base import pool_for, probe_class
 from stjepa_cli.evaluation.report import write_report
 from stjepa_cli.evaluation.report_folders import ReportFolders, write_overview
 from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.evaluation.saved_heads import check_heads, save_heads
 from stjepa_cli.models.checkpoint import newest_checkpoint
+
+MAX_KEY = 100
+"""Characters of the options in the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,32 @@ class InferRequest:
     out: Path | None = None
     save_head: bool = False
     command: str = ""
+
+    @property
+    def key(self) -> str:
+        """The options that metrics depend on, where they differ from the defaults, as a part of a folder name."""
+        extraction, clips = self.extraction, self.extraction.clips
+        parts = {
+            "-".join(self.protocols): self.protocols != PROTOCOLS,
+            f"limit{self.limit}": self.limit is not None,
+            str(clips): str(clips) != str(ONE_CLIP),
+            str(clips.sampling): clips.sampling is not None,
+            f"stride{clips.stride}": clips.stride is not None,
+            f"layer{extraction.layer}": extraction.layer is not None,
+            extraction.pool: extraction.pool != pool_for(self.protocols),
+            **{_changed(name, value): True for name, value in self.settings.items()},
+            f"seed{self.seed}": self.seed != 0,
+        }
+        key = "_".join(part for part, is_changed in parts.items() if part and is_changed)
+        return key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}_{digest(key)[:8]}"
+
+
+def _changed(name: str, settings: Any) -> str:
+    """Return the settings of a protocol that differ from its defaults."""
+    usual, given = asdict(probe_class(name).settings), asdict(settings) if settings is not None else {}
+    return "_".join(
+        f"{field}{value:g}" if isinstance(value, float) else f"{field}{value}" for field, value in given.items() if usual[field] != value
+    )
 
 
 def pin_checkpoint(checkpoint: Path | None, teacher: str | None) -> Path | None:
@@ -105,12 +137,12 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
     settings = ComparisonSettings(
         dataset, request.extraction, request.split, request.protocols, request.limit, request.seed, request.settings
     )
-    folders = ReportFolders(request.out, single=len(sources) * len(settings.splits) == 1)
+    folders = ReportFolders(request.out, single=len(sources) * len(settings.splits) == 1, key=request.key)
     rows = []
     for row in compare_encoders(sources, settings, runtime):
         rows.append(row)
-        for result in row.results:
-            _write(request, result, folders.folder(result), runtime)
+        for result, reference in zip(row.results, rows[0].results, strict=True):
+            _write(request, result, None if row is rows[0] else reference, folders.folder(result), runtime)
     comparison = Comparison(tuple(rows), request.command)
     if request.out is not None and not folders.single:
         write_overview(comparison, folders, request.out)
@@ -118,10 +150,11 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
     return comparison
 
 
-def _write(request: InferRequest, result: EvaluationResult, folder: Path, runtime: Runtime) -> None:
+def _write(request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime) -> None:
     """Write heads first, because fitting them took the longest, and then the report."""
     intervals = intervals_of((result,), request.seed)  # those of a row are of the mean over its splits
+    differences = None if reference is None else differences_of((result,), (reference,), request.seed)
     heads = save_heads(result, folder, progress=runtime.progress) if request.save_head else ()
-    report = write_report(result, folder, command=request.command, intervals=intervals, progress=runtime.progress)
+    report = write_report(result, folder, command=request.command, intervals=intervals, differences=differences, progress=runtime.progress)
     for path in (*heads, *report):
         runtime.progress.note(f"wrote {path}")

@@ -22,6 +22,7 @@ from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.evaluation import report_clips, report_page
 from stjepa_cli.evaluation.confusion import ClassStats, class_stats, confident_mistakes, confusion_matrix
+from stjepa_cli.evaluation.intervals import Differences
 from stjepa_cli.evaluation.report_clips import FRAME_PX, NEIGHBOUR_PX
 from stjepa_cli.evaluation.report_page import Intervals, PictureSection, ShownProbe
 from stjepa_cli.evaluation.results import EvaluationResult
@@ -40,6 +41,7 @@ def write_report(
     *,
     command: str = "",
     intervals: Intervals | None = None,
+    differences: Differences | None = None,
     progress: Progress = SILENT,
     pictures: bool = True,
 ) -> tuple[Path, ...]:
@@ -53,6 +55,7 @@ def write_report(
         out: The folder.
         command: The command that repeats the evaluation, or an empty string.
         intervals: 95 % bootstrap interval of the first metric of each protocol, on this split alone.
+        differences: Paired differences from another encoder on this split, or None.
         progress: Receives progress while videos are decoded.
         pictures: Decode videos and show them.
 
@@ -65,6 +68,7 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
     extra = {"intervals": {name: list(ends) for name, ends in (intervals or {}).items()}, "command": command}
     metrics = result.to_json() | {name: value for name, value in extra.items() if value}
+    metrics |= {} if differences is None else differences.to_json()
     write_atomic(out / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     write_atomic(out / "predictions.csv", _bytes(_predictions(result)))
     for name in FILES[2:]:  # now, so that an interrupted report never shows pictures of an earlier one
@@ -78,7 +82,7 @@ def write_report(
         write_sheets(out / "hardest.jpg", name, mistakes.sheets, tile_px=FRAME_PX)
     if neighbours.sheets:
         write_sheets(out / "neighbours.jpg", f"{title}: nearest train videos", neighbours.sheets, tile_px=NEIGHBOUR_PX)
-    document = report_page.page(result, shown, mistakes, neighbours, command=command, intervals=intervals or {})
+    document = report_page.page(result, shown, mistakes, neighbours, command=command, intervals=intervals or {}, differences=differences)
     write_atomic(out / "report.html", document.encode("utf-8", "replace"))
     return tuple(out / name for name in FILES if (out / name).exists())
 
@@ -184,8 +188,6 @@ def _mistakes(result: EvaluationResult, shown: ShownProbe | None, wanted: bool, 
 def _neighbours(result: EvaluationResult, wanted: bool, progress: Progress) -> PictureSection:
     if (absent := _no_pictures(result, wanted)) or result.inputs is None:
         return PictureSection(absent=absent)
-    if len(result.inputs.test) < 2:
-        return PictureSection(absent="A single test video has no neighbours here: the mean of the test set is subtracted first.")
     found = report_clips.query_neighbours(result.inputs.train, result.inputs.test)
     videos = report_clips.ShownVideos(result.inputs.items, result.inputs.clip)
     return PictureSection(tuple(report_clips.neighbour_sheets(found, result.classes, videos, progress)))

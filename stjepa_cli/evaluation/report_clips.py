@@ -73,7 +73,7 @@ class QueryNeighbours:
         label: The class of the test video.
         ids: The ids of its neighbours, the nearest first.
         labels: The classes of its neighbours.
-        cosines: The cosine similarities to its neighbours, after subtracting the mean of each set.
+        cosines: The cosine similarities to its neighbours, after subtracting the mean of train.
     """
 
     query: str
@@ -92,8 +92,8 @@ def query_neighbours(train: Features, test: Features) -> tuple[QueryNeighbours, 
     """Return the 5 nearest train videos, as in retrieval, of up to 8 test videos that a fixed rule spreads over the classes.
 
     Args:
-        train: At least one row.
-        test: At least two rows, because their mean is subtracted.
+        train: Features of train videos, at least one row.
+        test: Features of test videos.
     """
     gallery = replace(train, tokens=None, clips=None).rows(train.by_id())  # so that ties are broken as in the protocol
     rows = spread_over_classes(test.labels.tolist(), test.ids, NUM_QUERIES)

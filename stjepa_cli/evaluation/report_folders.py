@@ -20,6 +20,7 @@ class ReportFolders:
     Args:
         out: Folder of all reports, or None for `reports` beside each checkpoint or in the default folder of checkpoints.
         single: True if there will be one report.
+        key: The options of the request, so that a report never replaces that of another request; empty for the defaults.
 
     Attributes:
         written: Folders by the name of their encoder and split.
@@ -28,8 +29,8 @@ class ReportFolders:
         StjepaError: `out` is a file, or cannot be written.
     """
 
-    def __init__(self, out: Path | None, *, single: bool) -> None:
-        self.out, self.single = out, single
+    def __init__(self, out: Path | None, *, single: bool, key: str = "") -> None:
+        self.out, self.single, self.key = out, single, key
         self.written: dict[str, Path] = {}
         self._owners: dict[Path, str] = {}
         if out is not None and out.exists() and not out.is_dir():
@@ -44,13 +45,26 @@ class ReportFolders:
         """Return the folder for the report of a result."""
         encoder, digest = Path(result.encoder), result.digests["encoder"]
         is_checkpoint = encoder.suffix == ".safetensors"
-        name = f"{result.dataset}_split{result.split}_{encoder.stem if is_checkpoint else encoder.name}"
+        parts = (result.dataset, f"split{result.split}", encoder.stem if is_checkpoint else encoder.name, self.key)
+        name = "_".join(part for part in parts if part)
         parent = self.out or (encoder.parent if is_checkpoint else checkpoints_dir()) / "reports"
         folder = parent if self.out is not None and self.single else parent / name
         if self._owners.setdefault(folder, digest) != digest:
             folder = folder.with_name(f"{name}_{digest[:8]}")
         self.written[f"{result.encoder}, split {result.split}"] = folder
         return folder
+
+
+def _differences(comparison: Comparison, widths: tuple[int, ...]) -> list[str]:
+    columns, cells = comparison.difference_table()
+    widths = (46, *widths[2:])
+    if not cells:
+        return []
+    caption = "On the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    return [
+        html.heading(f"Differences from {comparison.rows[0].encoder}"),
+        html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),
+    ]
 
 
 def write_overview(comparison: Comparison, folders: ReportFolders, out: Path) -> None:
@@ -65,10 +79,11 @@ def write_overview(comparison: Comparison, folders: ReportFolders, out: Path) ->
     title = f"{first.dataset}, split {splits}: {len(comparison.rows)} encoder{'s' if len(comparison.rows) > 1 else ''}"
     deviation = ", ± the deviation over splits" if len(comparison.rows[0].results) > 1 else ""
     caption = f"Fractions of test videos{deviation}, with the 95 % bootstrap interval. Chance: {first.chance:.4f}."
-    widths = (40, *[60 // (len(columns) - 1)] * (len(columns) - 1))
+    widths = (30, 16, *[54 // (len(columns) - 2)] * (len(columns) - 2))
     body = [
         html.heading(title, 1),
         html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),
+        *_differences(comparison, widths),
         html.heading("Reports"),
         html.links({name: f"{folder.name}/report.html" for name, folder in folders.written.items()}),
         *([html.paragraph("Command that repeats this:"), html.command(comparison.command)] if comparison.command else []),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stjepa_cli.evaluation import report_clips
 from stjepa_cli.evaluation.confusion import ClassStats, class_stats, most_frequent, percent, worst_first
+from stjepa_cli.evaluation.intervals import Differences
 from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.viz import html
 from stjepa_cli.viz.images import Sheet
@@ -63,6 +64,7 @@ def page(
     *,
     command: str,
     intervals: Intervals,
+    differences: Differences | None = None,
 ) -> str:
     """Return the whole HTML document.
 
@@ -73,12 +75,14 @@ def page(
         neighbours: Pictures of test videos beside the nearest train videos.
         command: The command that repeats the evaluation, or an empty string.
         intervals: 95 % bootstrap intervals.
+        differences: Paired differences from another encoder, or None.
     """
     encoder = Path(result.encoder)
     title = f"{result.dataset} split {result.split}: {encoder.stem if encoder.suffix == '.safetensors' else encoder.name}"
     body = [
         html.heading(title, 1),
         *_metrics(result, shown, intervals),
+        *_differences(differences),
         *_origin(result, command),
         *_classes(result, shown),
         *_confusions(result, shown),
@@ -105,12 +109,26 @@ def _metrics(result: EvaluationResult, shown: ShownProbe | None, intervals: Inte
     yield html.wrapped(columns, rows, widths=(36, 20, 44), numbers=(1, 2), caption="Fractions of the test videos.")
 
 
+def _differences(differences: Differences | None) -> Iterator[str]:
+    if differences is None:
+        return
+    yield html.heading(f"Difference from {Path(differences.reference).name}", 3)
+    rows = [
+        (name, f"{100 * one.value:+.1f}", "{:+.1f} to {:+.1f}".format(*(100 * end for end in one.interval)))
+        for name, one in differences.metrics.items()
+    ]
+    caption = "Percentage points of the first metric of each protocol, on the same videos."
+    columns = ("protocol", "difference", "paired 95 % bootstrap interval")
+    yield html.wrapped(columns, rows, widths=(36, 20, 44), numbers=(1, 2), caption=caption)
+
+
 def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
     yield html.heading("How they were computed")
     failed = f"; {len(result.failed):,} could not be used and count nowhere" if result.failed else "; none failed"
     block = "the output of the encoder" if result.layer is None else f"block {result.layer}"
     facts = {
         "encoder": result.encoder,
+        "saw labels": result.saw_labels,
         "data set": f"{result.dataset}, split {result.split}, {len(result.classes):,} classes",
         "videos": f"{result.num_train:,} train, {len(result.ids):,} test{failed}",
         "remark": result.remark,
@@ -120,7 +138,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
         **{f"{name} settings": _settings(probe.chosen) for name, probe in result.probes.items()},
         **{f"sha256, {name}": value for name, value in result.digests.items()},
     }
-    yield html.pairs({name: value for name, value in facts.items() if value})
+    yield html.pairs({name: value for name, value in facts.items() if value != ""})
     if command:
         yield html.paragraph("Command that repeats this:")
         yield html.command(command)
@@ -228,7 +246,7 @@ def _neighbours(section: PictureSection) -> Iterator[str]:
         return
     yield html.paragraph(
         f"Test videos and the {report_clips.NUM_NEIGHBOURS} train videos with the highest cosine similarity, after subtracting the mean "
-        "of each set as in retrieval. The test videos are chosen by a fixed rule: classes evenly spread over all, and of each class the "
+        "of train as in retrieval. The test videos are chosen by a fixed rule: classes evenly spread over all, and of each class the "
         "middle video by name. Each video is shown by its middle frame. ✓ and a solid border mark the same class, ✗ and a dashed border "
         "another.",
         quiet=True,

@@ -8,9 +8,11 @@ from typing import Any
 
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem
-from stjepa_cli.encoders.base import Failure
+from stjepa_cli.encoders.base import Failure, LabelUse
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.evaluation.probes.base import ProbeResult
+
+_UNKNOWN = LabelUse("unknown")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class EvaluationResult:
         layer: Block that gave the tokens, or None for the output of the encoder.
         sampling: How frames were sampled, `uniform` or `dense`.
         inputs: Videos and features, for pictures, or None if they are not needed.
+        sources: Names of the sources that the R test videos were cut from, or nothing if each video is its own.
+        saw_labels: Whether labels were used to train the encoder.
     """
 
     dataset: str
@@ -71,6 +75,13 @@ class EvaluationResult:
     layer: int | None = None
     sampling: str = "uniform"
     inputs: EvaluationInputs | None = field(default=None, repr=False, compare=False)
+    sources: tuple[str, ...] = ()
+    saw_labels: LabelUse = _UNKNOWN
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of the R test videos that count as one observation in intervals."""
+        return self.sources or self.ids
 
     @property
     def chance(self) -> float:
@@ -97,6 +108,8 @@ class EvaluationResult:
             **({"own_clips": own} if (own := self.own_clips) else {}),
             "sampling": self.sampling,
             "layer": self.layer,
+            "saw_labels": self.saw_labels.encoder,
+            "teacher_saw_labels": self.saw_labels.teacher,
             "digests": self.digests,
             **({"remark": self.remark} if self.remark else {}),
             "seconds": round(self.seconds, 3),

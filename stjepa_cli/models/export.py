@@ -303,6 +303,7 @@ def model_card(config: ReleaseConfig, format: Format, parameters: int) -> str:
             *("", "## Where it comes from", "", "| | |", "|---|---|"),
             f"| teacher | {teacher.name}, revision {teacher.revision} |",
             f"| teacher's licence | {teacher.licence} |",
+            f"| teacher saw labels | {teacher.saw_labels or 'unknown'} |",
             f"| data set | {origin.dataset} |",
             f"| cache | {origin.cache_digest} |",
             f"| trained | {origin.step:,} steps, epoch {origin.epoch}, objective {origin.objective} |",

@@ -129,11 +129,13 @@ class CacheHeader:
 
     @cached_property
     def digest(self) -> str:
-        """Return the identity of the cache: sha256 over everything but `software`.
+        """Return the identity of the cache: sha256 over everything but `software` and what is known of the teacher's labels.
 
         Fields that are None do not count, so that a new optional field leaves the digests of older caches as they are.
         """
-        return digest({name: value for name, value in to_dict(self).items() if name != "software"})
+        identity = {name: value for name, value in to_dict(self).items() if name != "software"}
+        identity["teacher"].pop("saw_labels", None)
+        return digest(identity)
 
 
 @dataclass(frozen=True)
@@ -286,11 +288,15 @@ def clips_digest(clips: Iterable[ClipRow]) -> str:
     return digest([[clip.id, clip.video] for clip in clips])
 
 
+INFORMATIVE = ("software", "projection", "teacher.saw_labels")
+"""Fields of a header, or their beginnings, in which two headers of one cache may differ."""
+
+
 def header_difference(found: CacheHeader, wanted: CacheHeader) -> tuple[str, Any, Any] | None:
     """Return the first field in which two headers differ as (name, found, wanted), ignoring fitted and informative fields."""
     a, b = _flat(asdict(found)), _flat(asdict(wanted))
     for name in a | b:
-        if not name.startswith(("software", "projection")) and a.get(name) != b.get(name):
+        if not name.startswith(INFORMATIVE) and a.get(name) != b.get(name):
             return name, a.get(name), b.get(name)
     kinds = found.projection.get("kind"), wanted.projection.get("kind")
     return ("projection.kind", *kinds) if kinds[0] != kinds[1] else None

@@ -81,6 +81,15 @@ class Teacher(ABC):
         """
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `yes`, `no` or `unknown`: whether labels were used to train the weights.
+
+        Args:
+            config: Content of the model's `config.json`, empty for a built-in.
+        """
+        return "unknown"
+
+    @classmethod
     def find(cls, name: str) -> ModelFiles | None:
         """Find files of a form of this plug-in's own, such as a checkpoint; None for all other names.
 
@@ -204,14 +213,14 @@ def open_teacher(
     if built_in is not None:
         outline = _sampled(built_in.outline({}, clip), sampling, stride)
         chosen = _chosen_layers(layers, outline, name)
-        return _with_layers(built_in.load(None, outline, device), chosen)
+        return _with_layers(_with_labels(built_in.load(None, outline, device), {}), chosen)
     files = _find(name, revision) or fetch(name, revision, progress)
     cls, outline = _outline(files, clip)
     outline = _sampled(outline, sampling, stride)
     chosen = _chosen_layers(layers, outline, name)
     if files.revision != LOCAL and not files.has_weights():
         files = fetch(name, files.revision, progress)
-    return _with_layers(cls.load(files, outline, device), chosen)
+    return _with_layers(_with_labels(cls.load(files, outline, device), files.config()), chosen)
 
 
 def survey(
@@ -294,6 +303,12 @@ def _sampled(outline: Outline, sampling: str | None, stride: int | None) -> Outl
 
 def _chosen_layers(layers: Sequence[int] | None, outline: Outline, name: str) -> tuple[int, ...] | None:
     return None if layers is None else layer_numbers(name, layers, outline.num_layers)
+
+
+def _with_labels(teacher: Teacher, config: Mapping[str, Any]) -> Teacher:
+    """Fill in whether the teacher saw labels."""
+    teacher.card = replace(teacher.card, saw_labels=teacher.saw_labels(config))
+    return teacher
 
 
 def _with_layers(teacher: Teacher, layers: tuple[int, ...] | None) -> Teacher:

@@ -37,6 +37,11 @@ class Dinov2(ImageModel):
     blocks: ClassVar[str] = "encoder.layer"
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `no` for a backbone; a model with a classifier may have been fine-tuned."""
+        return "unknown" if any("Classification" in name for name in config.get("architectures") or ()) else "no"
+
+    @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> nn.Module:
         model_type = json.loads((folder / "config.json").read_text())["model_type"]
         model: Any = load_weights(_CLASSES[model_type], folder)

@@ -35,6 +35,11 @@ class Dinov3(ImageModel):
     blocks: ClassVar[str] = "model.layer"
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `no` for a backbone; a model with a classifier may have been fine-tuned."""
+        return "unknown" if any("Classification" in name for name in config.get("architectures") or ()) else "no"
+
+    @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> nn.Module:
         model: Any = load_weights("DINOv3ViTModel", folder, encoder=r"^(model\.)?layer\.")
         in_float32(model.embeddings)

@@ -62,6 +62,10 @@ class Hog(Teacher):
         return Outline(clip, sum(_widths(clip).values()), LICENCE)
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        return "no"  # it has no weights
+
+    @classmethod
     def load(cls, files: ModelFiles | None, outline: Outline, device: torch.device) -> Self:
         constants = [VERSION, NUM_STATIC_BINS, NUM_FLOW_BINS, GRADIENT_FLOOR, FLOW_FLOOR, HALF_SPEED, STATIC_WEIGHT]
         return cls(TeacherCard("hog", "hog", VERSION, digest(constants), LICENCE, outline.dim, outline.clip, "none"), device)

@@ -81,6 +81,12 @@ class StudentTeacher(Teacher):
         return Outline(release.clip, release.student.dim, release.provenance.teacher.licence, num_layers)
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `yes` if the student was fine-tuned, else what is known of its own teacher."""
+        provenance = from_dict(ReleaseConfig, config, where="config.json").provenance
+        return "yes" if provenance.tuning is not None else provenance.teacher.saw_labels or "unknown"
+
+    @classmethod
     def load(cls, files: ModelFiles | None, outline: Outline, device: torch.device) -> Self:
         if files is None:
             raise ValueError("a student is loaded from files")

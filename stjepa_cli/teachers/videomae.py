@@ -61,6 +61,16 @@ class VideoMae(Pretrained):
         return replace(super()._own_clip(sizes, config), sampling="dense" if kinetics else "uniform", stride=4)
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `yes` for fine-tuned models, which have a classifier or names of classes, and `no` for pretrained ones."""
+        names = {name.removeprefix("VideoMAE") for name in config.get("architectures") or ()}
+        labels = config.get("id2label")
+        classes = [str(name) for name in labels.values()] if isinstance(labels, dict) else []
+        if "ForVideoClassification" in names or any(not name.startswith("LABEL_") for name in classes):
+            return "yes"
+        return "no" if "ForPreTraining" in names else "unknown"
+
+    @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VideoMAEModel:
         return load_weights("VideoMAEModel", folder, key_mapping=_OLD_NAMES)
 

@@ -46,6 +46,11 @@ class VJepa2(Pretrained):
         in_float32(model.embeddings)
 
     @classmethod
+    def saw_labels(cls, config: Mapping[str, Any]) -> str:
+        """Return `no` for a pretrained model; with a classifier the encoder may have been frozen or fine-tuned."""
+        return "no" if config.get("architectures") == ["VJEPA2Model"] else "unknown"
+
+    @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VJEPA2Encoder:
         # transformers computes rows and columns from `crop_size`, not from the clip: for another size they would silently be wrong
         geometry: dict[str, Any] = {"frames_per_clip": clip.num_frames, "crop_size": clip.size_px, "patch_size": clip.patch_px}

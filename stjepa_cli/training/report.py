@@ -176,6 +176,7 @@ def _head(name: str, run: Path, checkpoint: Path, header: CheckpointHeader) -> I
             "student": f"{config.preset}, {num_parameters(student) / 1e6:.2f} M parameters, {header.clip}",
             "teacher": f"{teacher.name} ({teacher.kind}, revision {teacher.revision})",
             "licence of the teacher": teacher.licence,
+            "teacher saw labels": teacher.saw_labels or "unknown",
             "data set": header.dataset,
             "cache": header.cache_digest,
             "steps": f"{header.step:,}, epoch {header.epoch} of {config.epochs}, {config.batch_size} clips a step",

@@ -1,4 +1,4 @@
-"""Features are extracted once: kept, found again, checked, resumed."""
+"""Kept features: extracted once, found again, checked, and resumed."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_without_a_folder_a_store_still_extracts_once_and_writes_nothing(items: 
     assert files(tmp_path / "f") == []
 
 
-def test_an_interrupted_extraction_goes_on_where_it_was(items: list[VideoItem], tmp_path: Path) -> None:
+def test_an_interrupted_extraction_resumes_where_it_stopped(items: list[VideoItem], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path / "f", Counting(stop_after=4), batch_size=2).extract(items)
     encoder = Counting()
@@ -136,14 +136,14 @@ def test_shards_are_written_while_extracting(items: list[VideoItem], tmp_path: P
     [{"encoder": Counting(seed=1)}, {"pool": "time"}, {"clips": EvalClips(2, 1)}],
     ids=["weights", "pool", "plan"],
 )
-def test_other_weights_pools_and_plans_have_files_of_their_own(items: list[VideoItem], tmp_path: Path, options: dict[str, Any]) -> None:
+def test_other_weights_pools_and_clips_have_files_of_their_own(items: list[VideoItem], tmp_path: Path, options: dict[str, Any]) -> None:
     store(tmp_path / "f").extract(items[:2])
     other = store(tmp_path / "f", **options)
     other.extract(items[:2])
     assert len({path.parent for path in files(tmp_path / "f")}) == 2
 
 
-def test_a_teacher_is_told_by_its_weights_and_not_by_its_name() -> None:
+def test_a_teacher_is_identified_by_its_weights_and_not_by_its_name() -> None:
     digests = [TeacherEncoder(open_teacher("hog", clip=clip, device=CPU)).digest for clip in (SPEC, SPEC, ClipSpec())]
     assert digests[0] == digests[1] != digests[2]
 

@@ -1,4 +1,4 @@
-"""A saved head: the same answers after a round through a file, and never for another encoder."""
+"""Saved heads: the same predictions after a round trip, and never for another encoder."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class TestHead:
 
     def test_one_video_gets_one_row_and_absent_classes_nothing(self, probe: type[Probe]) -> None:
         head, features, scores = fitted(probe)
-        shares = head.predict(features[5])
-        assert shares.shape == (4,)
-        assert torch.allclose(shares, scores[5], atol=1e-6)
-        assert shares[[1, 3]].tolist() == [0, 0]
+        probabilities = head.predict(features[5])
+        assert probabilities.shape == (4,)
+        assert torch.allclose(probabilities, scores[5], atol=1e-6)
+        assert probabilities[[1, 3]].tolist() == [0, 0]
 
     def test_a_head_of_another_encoder_is_refused_by_name(self, probe: type[Probe], tmp_path: Path) -> None:
         path = tmp_path / "head.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from stjepa_cli.encoders.pixel_encoder import PixelEncoder
 from stjepa_cli.encoders.resolve import NamedEncoder, card_of
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.evaluation.compare import Comparison, ComparisonRow, ComparisonSettings, EncoderSource, compare_encoders
-from stjepa_cli.evaluation.intervals import bootstrap
 from stjepa_cli.models.student import Student
 
 CPU = Runtime("cpu")
@@ -66,23 +66,23 @@ def scored(encoders: list[EncoderSource], dataset: Dataset, folder: Path | None 
 
 
 @pytest.fixture(scope="module")
-def board(dataset: Dataset) -> Comparison:
+def comparison(dataset: Dataset) -> Comparison:
     return scored([TinyStudent(), named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
 
 
-def test_encoders_stand_in_the_order_in_which_they_were_named(board: Comparison) -> None:
-    found = board.to_json()
+def test_encoders_stand_in_the_order_in_which_they_were_named(comparison: Comparison) -> None:
+    found = comparison.to_json()
     assert [entry["checkpoint"] for entry in found["entries"]] == ["tiny", "hog", "pixels"]
     assert (found["dataset"], found["split"], found["command"], found["resamples"]) == ("ucf101", 1, "stjepa infer", 1000)
     assert json.loads(json.dumps(found)) == found
 
 
-def test_baselines_take_the_clips_of_the_first(board: Comparison) -> None:
-    assert {entry.results[0].clips for entry in board.rows} == {"4x1x1"}
+def test_baselines_take_the_clips_of_the_first(comparison: Comparison) -> None:
+    assert {entry.results[0].clips for entry in comparison.rows} == {"4x1x1"}
 
 
-def test_every_line_carries_what_it_was_made_from(board: Comparison) -> None:
-    digests = [entry.results[0].digests for entry in board.rows]
+def test_every_row_has_its_digests(comparison: Comparison) -> None:
+    digests = [entry.results[0].digests for entry in comparison.rows]
     assert len({found["encoder"] for found in digests}) == len({found["features"] for found in digests}) == 3
     assert len({found["lists"] for found in digests}) == 1
 
@@ -99,11 +99,11 @@ def test_intervals_are_of_the_first_metric_of_each_protocol_and_hold_it(dataset:
 def test_all_splits_give_mean_and_deviation_and_share_their_features(dataset: Dataset, tmp_path: Path) -> None:
     entry = scored([TinyStudent()], dataset, tmp_path, split="all", protocols=("knn",)).rows[0]
     found = entry.to_json()
-    shares = [part["knn"]["top1"] for part in found["splits"]]
-    mean = sum(shares) / 3
+    accuracies = [part["knn"]["top1"] for part in found["splits"]]
+    mean = sum(accuracies) / 3
     assert (found["split"], [part["split"] for part in found["splits"]]) == ("all", [1, 2, 3])
     assert found["knn"]["top1"] == pytest.approx(mean)
-    assert found["deviations"]["knn"]["top1"] == pytest.approx(math.sqrt(sum((share - mean) ** 2 for share in shares) / 2))
+    assert found["deviations"]["knn"]["top1"] == pytest.approx(math.sqrt(sum((accuracy - mean) ** 2 for accuracy in accuracies) / 2))
     kept = FeatureStore(TinyStudent().open(CPU.torch_device), "ucf101", Extraction(folder=tmp_path), CPU)
     assert len(kept) == 12  # 3 classes of 4 groups, each encoded once for the three splits
 
@@ -114,9 +114,9 @@ def test_one_encoder_on_one_split_keeps_the_shape_of_an_evaluation(dataset: Data
     assert found["split"] == 2
 
 
-def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, board: Comparison) -> None:
+def test_the_same_call_twice_gives_the_same_numbers(dataset: Dataset, comparison: Comparison) -> None:
     again = scored([TinyStudent(), named("hog"), named("pixels")], dataset, protocols=("knn", "retrieval"))
-    for entry, other in zip(board.rows, again.rows, strict=True):
+    for entry, other in zip(comparison.rows, again.rows, strict=True):
         assert (entry.metrics(), entry.intervals) == (other.metrics(), other.intervals)
         assert entry.results[0].digests == other.results[0].digests
 
@@ -126,25 +126,34 @@ def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
         scored([TinyStudent()], dataset, split="validation")
 
 
-def test_the_bootstrap_agrees_with_the_binomial_it_samples() -> None:
-    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
-    low, high = bootstrap([hits], [ids], seed=0)
-    error = 1.96 * math.sqrt(0.25 * 0.75 / 400)
-    assert low == pytest.approx(0.25 - error, abs=0.006)
-    assert high == pytest.approx(0.25 + error, abs=0.006)
-    assert bootstrap([torch.ones(9, dtype=torch.bool)], [ids[:9]], seed=0) == (1.0, 1.0)
+def test_differences_from_the_first_encoder_are_paired_and_stand_in_every_form(comparison: Comparison) -> None:
+    first, *others = comparison.to_json()["entries"]
+    assert "differences" not in first
+    for entry in others:
+        assert entry["differences_from"] == "tiny"
+        for name, metric in (("knn", "top1"), ("retrieval", "r1")):
+            found = entry["differences"][name]
+            assert found["value"] == pytest.approx(entry[name][metric] - first[name][metric])
+            assert found["interval"][0] <= found["value"] <= found["interval"][1]
+    columns, cells = comparison.difference_table()
+    assert columns == ("encoder", "knn top1", "retrieval r1")
+    assert [row[0] for row in cells] == ["hog", "pixels"]
+    assert all(re.fullmatch(r"[+-]\d\.\d{4} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cell) for row in cells for cell in row[1:])
 
 
-def test_splits_of_other_videos_narrow_an_interval_and_splits_of_the_same_do_not() -> None:
-    hits, ids = torch.arange(400) < 100, [str(i) for i in range(400)]
-    low, high = bootstrap([hits], [ids], seed=0)
-    assert bootstrap([hits] * 3, [ids] * 3, seed=0) == pytest.approx((low, high))
-    others = [[f"{part}/{name}" for name in ids] for part in range(3)]
-    narrow = bootstrap([hits] * 3, others, seed=0)
-    assert narrow[1] - narrow[0] == pytest.approx((high - low) / math.sqrt(3), rel=0.1)
+def test_every_form_says_whether_labels_were_used(comparison: Comparison) -> None:
+    columns, cells = comparison.table()
+    assert columns[:2] == ("encoder", "saw labels")
+    assert [row[:2] for row in cells] == [("tiny", "no, its teacher: unknown"), ("hog", "no"), ("pixels", "no")]
+    entries = comparison.to_json()["entries"]
+    assert [(entry["saw_labels"], entry["teacher_saw_labels"]) for entry in entries] == [("no", "unknown"), ("no", None), ("no", None)]
 
 
-def test_an_encoder_that_cannot_be_scored_is_told_before_any_is(dataset: Dataset) -> None:
+def test_sources_of_test_videos_are_known(comparison: Comparison) -> None:
+    assert comparison.rows[0].results[0].sources == ("g01 of class 0", "g01 of class 1", "g01 of class 2")
+
+
+def test_an_encoder_that_cannot_be_scored_is_reported_before_any_is_loaded(dataset: Dataset) -> None:
     first = TinyStudent()
     for others, error in ((["hog", "pixels"], ConfigError), (["./no/such/folder"], TeacherError)):
         settings = ComparisonSettings(dataset, protocols=("finetune",) if error is ConfigError else ("knn",))
@@ -165,8 +174,8 @@ def test_each_encoder_is_opened_once_and_only_one_is_in_memory(dataset: Dataset)
     assert len(twice.opened) == 2
 
 
-def test_a_metric_that_a_split_lacks_has_no_mean(board: Comparison) -> None:
-    (first,) = board.rows[0].results
+def test_a_metric_that_a_split_lacks_has_no_mean(comparison: Comparison) -> None:
+    (first,) = comparison.rows[0].results
     fewer = replace(first.probes["knn"], metrics={"top1": 0.5})
     entry = ComparisonRow((first, replace(first, probes=first.probes | {"knn": fewer})), {})
     assert "knn" in entry.metrics()
@@ -191,7 +200,7 @@ class TestPixels:
 
 
 class TestNamedEncoder:
-    def test_names_that_nothing_has_are_one_sentence(self) -> None:
+    def test_unknown_names_are_one_sentence(self) -> None:
         with pytest.raises(CheckpointError, match="there is no checkpoint in nowhere"):
             named("untrained").open(CPU.torch_device)
         with pytest.raises(TeacherError):

@@ -20,13 +20,13 @@ from stjepa_cli.evaluation.confusion import (
 )
 
 
-def test_confusion_counts_truth_against_the_best_class() -> None:
+def test_confusion_counts_labels_against_the_best_class() -> None:
     scores = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.4, 0.4, 0.2]])
     assert best_class(scores).tolist() == [0, 0, 1, 0]
     assert confusion_matrix(scores, (0, 1, 1, 1)).tolist() == [[1, 0, 0], [2, 1, 0], [0, 0, 0]]
 
 
-def test_classes_have_videos_hits_and_their_commonest_mistake() -> None:
+def test_classes_have_videos_hits_and_their_most_frequent_mistake() -> None:
     counts = torch.tensor([[3, 1, 1, 0], [0, 0, 1, 4], [0, 0, 2, 0], [0, 0, 0, 0]])
     stats = class_stats(counts)
     assert stats == (
@@ -43,7 +43,7 @@ def test_the_worst_class_comes_first_and_one_without_a_video_not_at_all() -> Non
     assert [one.label for one in worst_first(stats)] == [1, 0, 2]  # of equal ones that with more videos
 
 
-def test_confusions_are_ordered_by_videos_and_then_by_the_share_they_took() -> None:
+def test_confusions_are_ordered_by_videos_and_then_by_the_size_of_the_class() -> None:
     counts = torch.tensor([[9, 2, 0], [0, 1, 2], [3, 0, 0]])
     assert most_frequent(counts, 5) == [Confusion(2, 0, 3, 3), Confusion(1, 2, 2, 3), Confusion(0, 1, 2, 11)]
     assert len(most_frequent(counts, 1)) == 1
@@ -77,5 +77,5 @@ def test_shown_videos_are_spread_over_classes_by_name_alone() -> None:
     assert [evenly(range(16), 8), evenly(range(3), 8), evenly(range(5), 1)] == [[1, 3, 5, 7, 9, 11, 13, 15], [0, 1, 2], [2]]
 
 
-def test_only_none_at_all_is_called_zero() -> None:
+def test_only_zero_is_shown_as_zero() -> None:
     assert [percent(share) for share in (0.0, 1e-9, 0.0005, 0.125, 1.0)] == ["0.0%", "below 0.1%", "0.1%", "12.5%", "100.0%"]

@@ -1,4 +1,4 @@
-"""Evaluation from video files to figures: a real tiny UCF-101, a real tiny student."""
+"""Evaluation from video files to metrics, on a real tiny UCF-101 with a real tiny student."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TestEvaluate:
         assert found["videos"] == {"train": 2, "test": 2, "failed": []}
         assert not {"linear", "retrieval"} & set(found)
 
-    def test_figures_depend_on_neither_batch_size_nor_threads_nor_run(self, dataset: Dataset, result: EvaluationResult) -> None:
+    def test_metrics_depend_on_neither_batch_size_nor_threads_nor_run(self, dataset: Dataset, result: EvaluationResult) -> None:
         ways = (CPU, Runtime("cpu", batch_size=5, workers=1), Runtime("cpu", batch_size=1, workers=3))
         values = [FeatureStore(tiny_encoder(), "ucf101", runtime=way).extract(dataset.videos("train1"))[0].values for way in ways]
         assert torch.allclose(values[1], values[0], atol=1e-6)
@@ -227,7 +227,7 @@ class TestEncodeVideos:
         assert torch.allclose(found, alone, atol=1e-5)
         assert torch.allclose(self.features(items[::-1], batch_size=1, workers=1).flip(0), alone, atol=1e-5)
 
-    def test_each_clip_of_a_plan_is_a_row_whatever_the_batch(self, dataset: Dataset) -> None:
+    def test_each_clip_is_a_row_whatever_the_batch(self, dataset: Dataset) -> None:
         items, plan = dataset.videos("test1"), EvalClips(2, 3)
         found = self.features(items, plan, batch_size=4)
         with torch.inference_mode():

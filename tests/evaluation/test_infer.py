@@ -1,4 +1,4 @@
-"""Encoders on a data set, with a folder of reports for each."""
+"""Scoring several encoders on a data set, with a report folder for each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stjepa_cli.data.eval_clips import EvalClips
 from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.evaluation.infer import InferRequest, infer
 from stjepa_cli.evaluation.predict import predict
+from stjepa_cli.evaluation.probes.finetune import FinetuneSettings
 from stjepa_cli.evaluation.report_folders import ReportFolders
 from stjepa_cli.evaluation.results import EvaluationResult
 
@@ -29,17 +30,17 @@ def request_(tiny_folder: Path, tmp_path: Path) -> InferRequest:
 
 
 def test_each_encoder_has_a_folder_with_its_report_and_head(request_: InferRequest, tiny_folder: Path) -> None:
-    board = infer(replace(request_, command="stjepa infer"), runtime=CPU)
+    comparison = infer(replace(request_, command="stjepa infer"), runtime=CPU)
     assert request_.out is not None
-    assert [row.encoder for row in board.rows] == ["hog", "pixels"]
+    assert [row.encoder for row in comparison.rows] == ["hog", "pixels"]
     for name in ("hog", "pixels"):
-        folder = request_.out / f"folder_splittest_{name}"
+        folder = request_.out / f"folder_splittest_{name}_knn-linear"
         assert {"metrics.json", "predictions.csv", "report.html", "head_linear.safetensors"} <= {path.name for path in folder.iterdir()}
         assert json.loads((folder / "metrics.json").read_text())["checkpoint"] == name
-        assert f'href="folder_splittest_{name}/report.html"' in (request_.out / "report.html").read_text()
-    assert json.loads((request_.out / "metrics.json").read_text()) == board.to_json()
+        assert f'href="folder_splittest_{name}_knn-linear/report.html"' in (request_.out / "report.html").read_text()
+    assert json.loads((request_.out / "metrics.json").read_text()) == comparison.to_json()
     video = next((tiny_folder / "test").rglob("*.mp4"))
-    answers = [predict([video], request_.out / f"folder_splittest_{name}", runtime=CPU).encoder for name in ("hog", "pixels")]
+    answers = [predict([video], request_.out / f"folder_splittest_{name}_knn-linear", runtime=CPU).encoder for name in ("hog", "pixels")]
     assert answers == ["hog", "pixels"]
 
 
@@ -60,6 +61,28 @@ def test_reports_of_two_runs_never_overwrite_each_other(tmp_path: Path) -> None:
     assert ReportFolders(tmp_path, single=True).folder(results[0]) == tmp_path
 
 
+def test_the_report_of_some_videos_does_not_replace_that_of_all(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STJEPA_CHECKPOINTS", str(tmp_path))
+    whole = InferRequest("folder", tiny_folder, teacher="pixels")
+    for request in (whole, replace(whole, limit=3), replace(whole, protocols=("knn",)), replace(whole, extraction=Extraction("time"))):
+        infer(request, runtime=CPU)
+    names = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert names == [f"folder_splittest_pixels{key}" for key in ("", "_knn", "_limit3", "_time")]
+    found = json.loads((tmp_path / "reports" / names[0] / "metrics.json").read_text())
+    assert found["videos"]["train"] == 9
+
+
+def test_the_key_of_a_request_names_what_differs_from_the_defaults(tiny_folder: Path) -> None:
+    request = InferRequest("folder", tiny_folder)
+    assert request.key == ""
+    clips = EvalClips(5, 3, 16, "dense", 2)
+    settings = {"finetune": FinetuneSettings(epochs=3, lr=0.002)}
+    changed = replace(request, protocols=("knn", "finetune"), limit=50, extraction=Extraction("mean", clips, -2), settings=settings, seed=7)
+    assert changed.key == "knn-finetune_limit50_16x5x3_dense_stride2_layer-2_epochs3_lr0.002_seed7"
+    assert len(replace(changed, protocols=("attentive_pool",) * 20).key) == 109
+    assert replace(request, out=Path("x"), save_head=True, compare=("hog",)).key == ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -77,7 +100,7 @@ def test_what_cannot_be_is_refused_before_any_work(request_: InferRequest, chang
     assert not list(request_.out.glob("*"))
 
 
-def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: InferRequest, tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_reports_is_reported_before_any_work(request_: InferRequest, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StjepaError, match=r"cannot write a report to .*: got a file, expected a folder"):
         infer(replace(request_, out=tmp_path / "file"), runtime=CPU)
@@ -86,7 +109,7 @@ def test_a_place_that_cannot_hold_reports_is_told_before_any_work(request_: Infe
 @pytest.mark.parametrize("name", ["hmdb51", "kinetics", "ssv2", "ucf101"])
 def test_every_data_set_is_scored_in_the_same_way(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(f"tiny_{name}")
-    board = infer(InferRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), runtime=CPU)
-    splits = [result.split for result in board.rows[0].results]
+    comparison = infer(InferRequest(name, root, teacher="pixels", protocols=("knn",), split="all", out=tmp_path), runtime=CPU)
+    splits = [result.split for result in comparison.rows[0].results]
     assert splits == {"hmdb51": [1, 2, 3], "kinetics": ["val", "test"], "ssv2": ["validation"], "ucf101": [1, 2, 3]}[name]
-    assert all(not result.failed and len(result.ids) >= 3 for result in board.rows[0].results)
+    assert all(not result.failed and len(result.ids) >= 3 for result in comparison.rows[0].results)

@@ -1,4 +1,4 @@
-"""Plain inference: the answers of a saved head for files that belong to no data set."""
+"""Predictions of a saved head for single files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_saved_head_says_what_the_evaluation_said(dataset: Dataset, tmp_path: 
             assert prediction.top[0].name == dataset.classes[int(scores.argmax())]
 
 
-def test_what_a_telephone_films_is_taken_as_it_is_shown(head: Path, tmp_path: Path) -> None:
+def test_videos_of_a_phone_are_scored_as_they_are_shown(head: Path, tmp_path: Path) -> None:
     """Sideways frames with a display matrix, a frame rate that varies, and sound: the same answer as the upright frames alone."""
     frames = moving_square(num_frames=20, height=48, width=64, direction=2)
     upright = write_video(tmp_path / "upright.mp4", frames)
@@ -85,7 +85,7 @@ def test_what_a_telephone_films_is_taken_as_it_is_shown(head: Path, tmp_path: Pa
     assert [guess.score for guess in found[0].top] == pytest.approx([guess.score for guess in found[1].top], abs=0.05)
 
 
-def test_files_that_cannot_be_used_are_told_in_their_place(dataset: Dataset, head: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_reported_in_their_place(dataset: Dataset, head: Path, tmp_path: Path) -> None:
     good = dataset.videos("test1")[0].path
     broken = truncate(write_video(tmp_path / "broken.webm", moving_square()))
     found = predict([tmp_path / "none.mp4", good, broken, good], head, runtime=CPU)
@@ -127,7 +127,7 @@ def test_the_newest_head_of_a_folder_is_taken(tmp_path: Path) -> None:
     assert newest_head(tmp_path / "b" / "head_linear.safetensors").name == "head_linear.safetensors"
 
 
-def test_protocols_without_a_head_are_told_before_they_run() -> None:
+def test_protocols_without_a_head_are_reported_before_they_run() -> None:
     check_heads(["knn", "linear"])
     with pytest.raises(ConfigError, match=r"no protocol has a head to save: got knn, retrieval, expected one of .*attentive.*linear"):
         check_heads(["knn", "retrieval"])

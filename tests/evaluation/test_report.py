@@ -1,4 +1,4 @@
-"""An evaluation as files: right by hand, whole in themselves, the same twice, and honest about what is not there."""
+"""The report of an evaluation: correct tables, self-contained pages, the same bytes twice, and a sentence for everything missing."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def wrong(result: EvaluationResult) -> EvaluationResult:
 def made(
     probes: dict[str, ProbeResult],
     classes: Sequence[str] = ODD,
-    truths: Sequence[int] = (0, 1, 1),
+    labels: Sequence[int] = (0, 1, 1),
     inputs: EvaluationInputs | None = None,
 ) -> EvaluationResult:
-    ids = tuple("abcdefgh"[: len(truths)])
-    return EvaluationResult("ucf101", 1, "c", "mean", tuple(classes), 5, ids, tuple(truths), (), probes, 1.0, inputs=inputs)
+    ids = tuple("abcdefgh"[: len(labels)])
+    return EvaluationResult("ucf101", 1, "c", "mean", tuple(classes), 5, ids, tuple(labels), (), probes, 1.0, inputs=inputs)
 
 
 def scores() -> Tensor:
@@ -116,13 +116,13 @@ class TestFiles:
                 with Image.open(path) as picture:
                     picture.verify()
 
-    def test_predictions_agree_with_the_figures(self, result: EvaluationResult, tmp_path: Path) -> None:
+    def test_predictions_agree_with_the_metrics(self, result: EvaluationResult, tmp_path: Path) -> None:
         rows = list(csv.DictReader(write_report(result, tmp_path, pictures=False)[1].read_text().splitlines()))
         right = sum(row["knn_class1"] == row["truth"] for row in rows) / len(rows)
         assert right == pytest.approx(result.probes["knn"].metrics["top1"])
         assert {row["truth"] for row in rows} == set(result.classes)
 
-    def test_predictions_leave_out_what_was_no_guess(self, tmp_path: Path) -> None:
+    def test_predictions_leave_out_classes_with_score_0(self, tmp_path: Path) -> None:
         write_report(knn(), tmp_path)
         with (tmp_path / "predictions.csv").open(newline="") as file:
             _, first, second, third = csv.reader(file)
@@ -195,7 +195,7 @@ class TestPage:
         assert all(after - before <= 1 for before, after in zip(page.levels, page.levels[1:], strict=False))
         assert page.levels.count(1) == 1
 
-    def test_it_holds_figures_intervals_and_what_it_takes_to_make_it_again(self, wrong: EvaluationResult, tmp_path: Path) -> None:
+    def test_it_holds_metrics_intervals_and_the_command_that_repeats_it(self, wrong: EvaluationResult, tmp_path: Path) -> None:
         failed = replace(wrong, failed=(Failure("v<1>", "it is cut short"),), remark="not official", layer=2)
         command = "stjepa infer ucf101 --data-root '/a & b'"
         text = self.page(failed, tmp_path, command=command, intervals={"linear": (0.125, 0.75)}, pictures=False).text
@@ -219,12 +219,12 @@ class TestPage:
             assert name in page.text
         assert "<b>&amp;" not in (tmp_path / "report.html").read_text()
 
-    def test_hardest_videos_and_neighbours_are_shown(self, wrong: EvaluationResult, tmp_path: Path) -> None:
+    def test_mistakes_and_neighbours_are_shown(self, wrong: EvaluationResult, tmp_path: Path) -> None:
         page = self.page(wrong, tmp_path)
         hardest, near = page.text.split("Nearest neighbours")
-        told = re.findall(r"is (\w+) \((.*?)\), taken for (\w+) \((.*?)\)", hardest)
+        found = re.findall(r"is (\w+) \((.*?)\), taken for (\w+) \((.*?)\)", hardest)
         names = wrong.classes
-        assert told == [(names[0], "10.0%", names[1], "70.0%"), (names[2], "25.0%", names[0], "60.0%")]
+        assert found == [(names[0], "10.0%", names[1], "70.0%"), (names[2], "25.0%", names[0], "60.0%")]
         assert near.count("✓") + near.count("✗") == 2 + 3 * 5  # the words on how to read them have both
         assert len(page.links) == 1 + 2 * 4 + 3 * 6
 
@@ -244,11 +244,12 @@ class TestPage:
         assert result.inputs is not None
         right = replace(result, probes={"linear": ProbeResult({"top1": 1.0}, torch.eye(3)[list(result.labels)])})
         assert "None: linear is right about every test video." in self.page(right, tmp_path).text
-        first = result.inputs.test.rows(torch.tensor([0]))
-        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), replace(result.inputs, test=first))
+        first, train = result.inputs.test.rows(torch.tensor([0])), result.inputs.train
+        alike = replace(result.inputs, test=first, train=replace(train, labels=torch.zeros_like(train.labels)))
+        one = made({"knn": ProbeResult({"top1": 1.0}, torch.ones(1, 1))}, ("only",), (0,), alike)
         text = self.page(one, tmp_path).text
         assert "No test video is taken for another class." in text
-        assert "A single test video has no neighbours here" in text
+        assert "Nearest neighbours" in text
 
     def test_a_class_without_a_test_video_is_named_and_has_no_bar(self, tmp_path: Path) -> None:
         page = self.page(knn(), tmp_path)
@@ -256,9 +257,9 @@ class TestPage:
         assert (tmp_path / "report.html").read_text().count('<div class="bar"') == 2
 
     def test_many_classes_are_folded_between_the_worst_and_the_best(self, tmp_path: Path) -> None:
-        classes, truths = [f"Class{i:03}" for i in range(60)], [i for i in range(60) for _ in range(2)]
-        guesses = torch.eye(60)[[label if i % 120 < 2 * label else 0 for i, label in enumerate(truths)]]
-        many = replace(made({"linear": ProbeResult({}, guesses)}, classes, [0]), ids=tuple(map(str, range(120))), labels=tuple(truths))
+        classes, labels = [f"Class{i:03}" for i in range(60)], [i for i in range(60) for _ in range(2)]
+        guesses = torch.eye(60)[[label if i % 120 < 2 * label else 0 for i, label in enumerate(labels)]]
+        many = replace(made({"linear": ProbeResult({}, guesses)}, classes, [0]), ids=tuple(map(str, range(120))), labels=tuple(labels))
         write_report(many, tmp_path)
         raw = (tmp_path / "report.html").read_text()
         assert raw.count('<div class="bar"') == 60

@@ -1,4 +1,4 @@
-"""Frames of test videos and their neighbours: the right ones, and a sentence where there are none."""
+"""Frames of mistakes and neighbours in a report, and a sentence where there are none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def dataset(tiny_ucf101: Path) -> Dataset:
     return open_dataset("ucf101", tiny_ucf101)
 
 
-def footage(items: Sequence[VideoItem], spec: ClipSpec = SPEC) -> ShownVideos:
+def videos_of(items: Sequence[VideoItem], spec: ClipSpec = SPEC) -> ShownVideos:
     return ShownVideos({item.id: item for item in items}, spec)
 
 
@@ -45,14 +45,14 @@ def features(values: Tensor, labels: Sequence[int], prefix: str) -> Features:
     return Features(values, torch.tensor(labels), ids, ids)
 
 
-def test_a_contact_sheet_has_frames_of_the_centre_clip(dataset: Dataset) -> None:
+def test_frames_of_a_mistake_are_those_of_the_centre_clip(dataset: Dataset) -> None:
     item = dataset.videos("test1")[1]
-    (frames,) = footage([item]).clip_frames([item.id])
+    (frames,) = videos_of([item]).clip_frames([item.id])
     expected = read_clips(item.path, replace(SPEC, size_px=FRAME_PX, patch_px=FRAME_PX), ONE_CLIP)[0]
     assert isinstance(frames, Tensor)
     assert torch.equal(frames, expected)
     long = ClipSpec(num_frames=16, size_px=16, tubelet=2, patch_px=8, sampling="dense", stride=1)
-    (eight,) = footage([item], long).clip_frames([item.id])
+    (eight,) = videos_of([item], long).clip_frames([item.id])
     sixteen = read_clips(item.path, replace(long, size_px=FRAME_PX, patch_px=FRAME_PX), ONE_CLIP)[0]
     assert isinstance(eight, Tensor)
     assert torch.equal(eight, sixteen[1::2])
@@ -61,7 +61,7 @@ def test_a_contact_sheet_has_frames_of_the_centre_clip(dataset: Dataset) -> None
 def test_a_neighbour_is_shown_by_its_middle_frame(dataset: Dataset) -> None:
     item = dataset.videos("test1")[0]
     for spec in (SPEC, replace(SPEC, sampling="dense", stride=9)):
-        (frame,) = footage([item], spec).middle_frames([item.id])
+        (frame,) = videos_of([item], spec).middle_frames([item.id])
         assert isinstance(frame, Tensor)
         assert frame.shape == (1, 3, NEIGHBOUR_PX, NEIGHBOUR_PX)
         with Video(item.path) as video:
@@ -77,7 +77,7 @@ def test_videos_that_vanished_or_broke_are_sentences(tiny_ucf101: Path, tmp_path
     truncate(Path(str(items[1].path)))
     mistakes = [Mistake(row, 0, 1, 0.1, 0.7) for row in range(3)]
     ids, classes = tuple(item.id for item in items), ("Jump", "Run <fast>", "Sit")
-    gone, cut, whole = mistake_sheets(mistakes, ids, classes, footage(items))
+    gone, cut, whole = mistake_sheets(mistakes, ids, classes, videos_of(items))
     assert (len(gone.tiles), len(cut.tiles), len(whole.tiles)) == (0, 0, 4)
     assert gone.lines[1] == "is Jump (10.0%), taken for Run <fast> (70.0%)"
     assert gone.lines[2].endswith("there is no such file")
@@ -95,7 +95,7 @@ def test_neighbours_are_those_of_brute_force_on_centred_features() -> None:
     assert len(found) == 8
     assert [one.label for one in found] == sorted(one.label for one in found)
     for one in found:
-        query = test.values[test.ids.index(one.query)] - test.values.mean(dim=0)
+        query = test.values[test.ids.index(one.query)] - train.values.mean(dim=0)
         cosines = torch.cosine_similarity(train.values - train.values.mean(dim=0), query, dim=1)
         order = cosines.argsort(descending=True)[:5]
         assert one.ids == tuple(train.ids[row] for row in order)
@@ -120,7 +120,7 @@ def test_answers_are_marked_by_more_than_colour(dataset: Dataset, tmp_path: Path
         Features(torch.eye(9), *_named(train)),
         Features(torch.eye(9)[:3] * 2, *_named(test)),
     )
-    shown = footage([*test, lost, *train[1:]])
+    shown = videos_of([*test, lost, *train[1:]])
     sheets = neighbour_sheets(found, dataset.classes, shown)
     text = "".join(sheets_html(sheets, narrow_columns=3))
     right = sum(one.num_right for one in found)

@@ -1,4 +1,4 @@
-"""The attentive probes: what they learn that a linear one cannot, and that a grid in one pass is its settings one by one."""
+"""The attentive probes: what they learn beyond a linear probe, and that a grid fitted at once equals its settings one by one."""
 
 from __future__ import annotations
 
@@ -136,14 +136,14 @@ def test_nothing_is_chosen_with_a_single_group_or_a_single_setting() -> None:
 def test_a_head_that_diverges_is_not_chosen_and_spoils_no_other() -> None:
     train, grid = small(60), (Setting(1e30, 0.0), Setting(1e-2, 0.01))
     settings = probe(0, grid, min_steps=60).settings
-    setting, told = choose(train, settings, 0, CPU)
+    setting, choice = choose(train, settings, 0, CPU)
     assert setting == grid[1]
-    assert told["held_out_top1"] == choose(train, replace(settings, grid=(Setting(0.0, 0.0), grid[1])), 0, CPU)[1]["held_out_top1"]
+    assert choice["held_out_top1"] == choose(train, replace(settings, grid=(Setting(0.0, 0.0), grid[1])), 0, CPU)[1]["held_out_top1"]
     with pytest.raises(StjepaError, match="diverged at learning rate 1e\\+30"):
         probe(1, grid[:1], min_steps=5).fit_score(train, small(9, side="test"), 3, seed=0)
 
 
-def test_half_precision_tokens_give_the_figures_of_single_precision() -> None:
+def test_half_precision_tokens_give_the_metrics_of_single_precision() -> None:
     train, test = small(), small(30, side="test", seed=1)
     half = [replace(side, tokens=side.tokens.half()) for side in (train, test) if side.tokens is not None]
     made = probe(0, FEW[1:], min_steps=50)

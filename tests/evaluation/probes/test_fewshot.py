@@ -1,4 +1,4 @@
-"""Few shots: what is drawn, against a loop, and what is not reported."""
+"""Few-shot classification: samples against a loop, and numbers of shots that are not reported."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def make(num_groups: int, clips: int, *, side: str = "train", seed: int = 0) -> 
 def test_each_class_gives_k_videos_of_as_many_groups_as_it_has(k: int) -> None:
     train = make(5, 3)
     for seed in range(4):
-        drawn = train.rows(sample(train, k, str(seed)))
-        assert len(set(drawn.ids)) == 3 * k
+        sampled = train.rows(sample(train, k, str(seed)))
+        assert len(set(sampled.ids)) == 3 * k
         for label in range(3):
-            groups = [group for group, own in zip(drawn.groups, drawn.labels.tolist(), strict=True) if own == label]
+            groups = [group for group, own in zip(sampled.groups, sampled.labels.tolist(), strict=True) if own == label]
             counts = sorted(groups.count(group) for group in set(groups))
             assert len(groups) == k
             assert len(counts) == min(k, 5)
             assert counts[-1] - counts[0] <= 1
 
 
-def test_the_seed_decides_what_is_drawn() -> None:
+def test_the_seed_decides_the_sample() -> None:
     train = make(5, 3)
     assert torch.equal(sample(train, 2, "0/1"), sample(train, 2, "0/1"))
     assert not torch.equal(sample(train, 2, "0/1"), sample(train, 2, "0/2"))
@@ -50,18 +50,18 @@ def test_accuracy_equals_scikit_learn() -> None:
     )
 
 
-def test_figures_are_mean_and_deviation_over_the_draws() -> None:
+def test_metrics_are_mean_and_deviation_over_the_samples() -> None:
     train, test = make(5, 3), make(4, 4, side="test", seed=1)
-    figures = FewShotProbe().fit_score(train, test, 3, seed=7).metrics
-    assert list(figures) == ["k1", "k1_std", "k5", "k5_std", "k10", "k10_std"]
+    metrics = FewShotProbe().fit_score(train, test, 3, seed=7).metrics
+    assert list(metrics) == ["k1", "k1_std", "k5", "k5_std", "k10", "k10_std"]
     ordered = train.rows(train.by_id())
-    shares = [float(correct(ordered.rows(sample(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_SAMPLES)]
-    assert figures["k5"] == pytest.approx(statistics.mean(shares))
-    assert figures["k5_std"] == pytest.approx(statistics.stdev(shares))
-    assert figures["k10"] > figures["k1"]
+    accuracies = [float(correct(ordered.rows(sample(ordered, 5, f"7/{i}")), test).mean()) for i in range(NUM_SAMPLES)]
+    assert metrics["k5"] == pytest.approx(statistics.mean(accuracies))
+    assert metrics["k5_std"] == pytest.approx(statistics.stdev(accuracies))
+    assert metrics["k10"] > metrics["k1"]
 
 
-def test_what_some_class_has_too_few_videos_for_is_left_out() -> None:
+def test_numbers_of_shots_that_a_class_lacks_are_left_out() -> None:
     train, test = make(3, 2), make(4, 4, side="test", seed=1)
     assert list(FewShotProbe().fit_score(train, test, 3, seed=0).metrics) == ["k1", "k1_std", "k5", "k5_std"]
     fewer = train.rows(torch.arange(2, len(train)))

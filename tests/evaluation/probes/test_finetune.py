@@ -1,4 +1,4 @@
-"""Fine-tuning: it learns a motion, by the recipe, from train videos alone, and says what it scored with."""
+"""Fine-tuning: it learns a motion from train videos, by the recipe, and reports its settings."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sliding(direction: int, seed: int) -> torch.Tensor:
 
 @dataclass
 class Listener:
-    """Remembers what it is told."""
+    """A progress listener that keeps steps, losses and notes."""
 
     name: str = ""
     total: int | None = None
@@ -150,7 +150,7 @@ def scores(found: ProbeResult) -> torch.Tensor:
 # --------------------------------------------------------------------------------------------------------- what it does
 
 
-def test_it_learns_a_motion_that_frozen_features_of_the_start_tell_worse(scene: Scene) -> None:
+def test_it_learns_a_motion_better_than_frozen_features_of_the_initial_student(scene: Scene) -> None:
     frozen = LinearProbe().fit_score(scene.train, scene.test, 2, seed=0).metrics["top1"]
     listener = Listener()
     recipe = FinetuneSettings(epochs=25, batch_size=12, lr=8e-2, warmup_epochs=2, mixup=0.1, cutmix=0.1, erasing=0.1)
@@ -214,7 +214,7 @@ def test_head_and_student_give_the_scores_of_the_result_averaged_over_clips(smal
     assert torch.allclose(scores(found).sum(dim=1), torch.ones(4))
 
 
-def test_classes_that_train_has_not_are_never_the_answer(small: Scene) -> None:
+def test_classes_that_train_lacks_are_never_predicted(small: Scene) -> None:
     found = small.labelled(small.train.labels * 2 + 1).run(num_classes=5)  # 1 and 3; test has 0 and 1
     assert found.head is not None
     assert found.head.labels.tolist() == [1, 3]
@@ -224,7 +224,7 @@ def test_classes_that_train_has_not_are_never_the_answer(small: Scene) -> None:
     assert alone.metrics["top1"] == 0.5
 
 
-def test_settings_that_were_fixed_are_told(result: ProbeResult) -> None:
+def test_fixed_settings_are_reported(result: ProbeResult) -> None:
     wanted = {"epochs": 2.0, "batch_size": 6.0, "lr": 4e-2, "layer_decay": 0.75, "mixup": 0.8, "cutmix": 1.0, "steps": 2.0}
     assert {name: result.chosen[name] for name in wanted} == wanted
     assert set(result.metrics) == {"top1", "top5"}
@@ -378,7 +378,7 @@ def test_a_video_that_is_damaged_beside_its_centre_is_used_by_its_centre(small: 
     assert torch.allclose(found.scores[1], alone, atol=1e-5)
 
 
-def test_videos_that_are_not_listed_and_clips_of_another_lattice_are_refused(small: Scene) -> None:
+def test_videos_that_are_not_listed_and_clips_of_another_geometry_are_refused(small: Scene) -> None:
     with pytest.raises(StjepaError, match="8 of 8 are not listed: got train000"):
         small.run(items={})
     with pytest.raises(ConfigError, match="the student takes other clips"):

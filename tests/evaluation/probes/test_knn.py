@@ -37,15 +37,15 @@ def loop_votes(train: Features, test: Features, num_classes: int) -> list[list[f
     return table
 
 
-def test_votes_and_figures_equal_a_loop() -> None:
+def test_votes_and_metrics_equal_a_loop() -> None:
     train, test = draw(70, 8, seed=1), draw(30, 8, seed=2)
     result = KnnProbe().fit_score(train, test, 8, seed=0)
     votes = loop_votes(train, test, 8)
     assert result.scores is not None
     assert torch.allclose(result.scores, torch.tensor(votes), atol=1e-4)
-    truths = test.labels.tolist()
+    labels = test.labels.tolist()
     for k in (1, 5):
-        hits = [truth in sorted(range(8), key=lambda c: -row[c])[:k] and row[truth] > 0 for row, truth in zip(votes, truths, strict=True)]
+        hits = [label in sorted(range(8), key=lambda c: -row[c])[:k] and row[label] > 0 for row, label in zip(votes, labels, strict=True)]
         assert math.isclose(result.metrics[f"top{k}"], sum(hits) / 30)
 
 
@@ -84,9 +84,9 @@ def test_a_class_without_a_vote_is_no_guess_among_five() -> None:
 
 
 def test_k_and_temperature_are_chosen_by_leaving_one_group_out_as_scikit_learn_does() -> None:
-    drawn = draw(240, 5, seed=9)
-    train = replace(drawn, groups=tuple(f"g{i % 8}" for i in range(240)))
-    k, temperature, told = choose(train, F.normalize(train.values, dim=1), 5, seed=0)
+    features = draw(240, 5, seed=9)
+    train = replace(features, groups=tuple(f"g{i % 8}" for i in range(240)))
+    k, temperature, choice = choose(train, F.normalize(train.values, dim=1), 5, seed=0)
     x, y = F.normalize(train.values, dim=1).numpy(), train.labels.numpy()
 
     def hits(k: int, temperature: float) -> int:
@@ -98,7 +98,7 @@ def test_k_and_temperature_are_chosen_by_leaving_one_group_out_as_scikit_learn_d
             found += int((model.fit(x[fit], y[fit]).predict(x[left_out]) == y[left_out]).sum())
         return found
 
-    assert told == {"left_out_videos": 240.0, "left_out_groups": 8.0, "left_out_top1": hits(k, temperature) / 240}
+    assert choice == {"left_out_videos": 240.0, "left_out_groups": 8.0, "left_out_top1": hits(k, temperature) / 240}
     assert hits(k, temperature) == max(hits(n, t) for n in NEIGHBOURS for t in TEMPERATURES)
 
 
@@ -109,7 +109,7 @@ def test_a_single_group_leaves_k_and_temperature_as_they_are() -> None:
     assert result.metrics["top1_chosen"] == result.metrics["top1"]
 
 
-def test_what_is_chosen_is_what_the_figure_is_of() -> None:
+def test_the_metric_is_that_of_the_chosen_settings() -> None:
     train, test = draw(300, 5, seed=3), draw(90, 5, seed=4)
     result = KnnProbe().fit_score(train, test, 5, seed=0)
     model = KNeighborsClassifier(

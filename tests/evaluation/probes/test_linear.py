@@ -1,4 +1,4 @@
-"""The linear probe against scikit-learn, and on what its strength is chosen."""
+"""The linear probe against scikit-learn, and the choice of its strength."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_the_chosen_strength_is_the_best_on_held_out_groups() -> None:
     train = draw(4, 10, 4, noise=3.0)
     chosen = choose_strength(train, seed=0)
     ((fitted, held_out),) = pairs_of(train)
-    shares = [float((fit(fitted, 4, s, 1e-4).logits(held_out.values).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS]
-    assert chosen["strength"] == STRENGTHS[shares.index(max(shares))]
-    assert chosen["held_out_top1"] == pytest.approx(max(shares))
+    accuracies = [float((fit(fitted, 4, s, 1e-4).logits(held_out.values).argmax(1) == held_out.labels).float().mean()) for s in STRENGTHS]
+    assert chosen["strength"] == STRENGTHS[accuracies.index(max(accuracies))]
+    assert chosen["held_out_top1"] == pytest.approx(max(accuracies))
 
 
 def test_a_class_that_train_lacks_is_never_guessed() -> None:
