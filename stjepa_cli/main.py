@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stjepa_cli import __version__
-from stjepa_cli.commands import cache, demo, download_check, export, infer, inspect, pretrain, report
+from stjepa_cli.commands import benchmark, cache, demo, download_check, export, infer, inspect, pretrain, report
 
 app = typer.Typer(
     name="stjepa",
@@ -39,6 +39,7 @@ app.add_typer(inspect.app, name="inspect")
 report.register(app)
 export.register(app)
 demo.register(app)
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:

@@ -13,23 +13,31 @@ from stjepa_cli.core.progress import Progress
 if TYPE_CHECKING:
     from stjepa_cli.demo.run import DemoResult
 
+HELP = """Run the whole chain on generated video files, in a few minutes on a CPU.
+
+A demo that was stopped is resumed by the same command; one that was finished is replaced.
+
+Example: stjepa demo --keep"""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("demo", help="Run the whole chain on generated video files, in a few minutes on a CPU.\n\nExample: stjepa demo --keep")(
-        demo
-    )
+    app.command("demo", help=HELP)(demo)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that it writes.")] = Path("demo"),
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos and the cache too.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos, the caches and the features too.")] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all", help="Also pretrain students by the published recipe `st-jepa` and score raw pixels: twice as long.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> DemoResult:
-        from stjepa_cli.demo.run import demonstrate
+        from stjepa_cli.core.runtime import Runtime
+        from stjepa_cli.demo.run import demo_plan, demonstrate
 
-        return demonstrate(out, keep=keep, progress=progress)
+        return demonstrate(demo_plan(out, all_rows=all_rows), keep=keep, runtime=Runtime(workers=2, progress=progress))
 
     console.run_command(call, render=_show, as_json=as_json)
 

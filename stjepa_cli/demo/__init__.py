@@ -1,6 +1,6 @@
-"""The whole chain on generated clips: what a stranger runs first.
+"""Generated videos, and what is run on them: the demo and the benchmarks.
 
-What lives here: synthetic videos, their official layouts, a shipped tiny teacher, and the run.
-What does not: how any part works; the demo calls the same functions as the commands.
+What lives here: motions and looks, video files in the official layouts, a shipped tiny teacher, the demo, the benchmarks.
+What does not: how any step works; each is the use case of a command.
 May import: every room below `commands`.
 """

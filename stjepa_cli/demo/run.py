@@ -1,6 +1,6 @@
-"""The whole chain on generated clips: what a stranger runs first, and a check that all parts work together.
+"""The demo: the whole chain on generated clips, what a stranger runs first, and a check that all parts work together.
 
-Real files, real commands' use cases, a real tiny teacher; nothing here knows how any of them works inside.
+It is the smallest motion benchmark, with a check of every byte of the caches; real files, real use cases, a real tiny teacher.
 """
 
 from __future__ import annotations
@@ -9,60 +9,47 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stjepa_cli.cache.build import BuildResult
-from stjepa_cli.cache.build import build as build_cache
-from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.cache.verify import VerifyResult
 from stjepa_cli.cache.verify import verify as verify_cache
-from stjepa_cli.core.devices import pick_device
-from stjepa_cli.core.errors import StjepaError, storage_errors
-from stjepa_cli.core.progress import SILENT, Progress
+from stjepa_cli.core.errors import storage_errors
+from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.runtime import Runtime
-from stjepa_cli.data.datasets.base import open_dataset
-from stjepa_cli.demo.layouts import write_ssv2, write_ucf101
-from stjepa_cli.demo.scenes import GeneratedClips
-from stjepa_cli.encoders.base import Encoder
-from stjepa_cli.encoders.extraction import Extraction
-from stjepa_cli.encoders.student_encoder import StudentEncoder
-from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
-from stjepa_cli.evaluation.evaluate import evaluate
-from stjepa_cli.evaluation.intervals import intervals_of
-from stjepa_cli.evaluation.report import write_report
-from stjepa_cli.models.checkpoint import checkpoint_path
-from stjepa_cli.teachers.base import open_teacher
+from stjepa_cli.demo import chain
+from stjepa_cli.demo.benchmark import PIXELS, rows
+from stjepa_cli.demo.chain import FEATURES, BenchmarkPlan, Scores, Trained
+from stjepa_cli.demo.folder import OutputFolder
+from stjepa_cli.demo.sizes import HOG, SIZES, TEACHER, StudentRow
 from stjepa_cli.training.pretrain import PretrainResult
-from stjepa_cli.training.pretrain import pretrain as run_pretraining
-from stjepa_cli.training.recipes import resolve_run
 
-TEACHER = "tiny_videomae_motion"
-MARKER = "demo.json"
+RESULT_FILE = "demo.json"
+PRETRAINED = "pretrained student"
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Sizes of the demonstration, found by the experiments in `docs/log.md`."""
-
-    num_clips: int = 3000
-    num_train: int = 400
-    num_test: int = 400
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 2.83e-3  # at 64 clips a step, so 2e-3 at 32
-    mask_ratio: float = 0.5
-    preset: str = "tiny"
-    latent_dim: int = 96
-    pool: str = "time"
-    seed: int = 0
+STUDENTS = (
+    StudentRow(PRETRAINED, TEACHER, "dense", "checkpoints", {"epochs": 11}),
+    StudentRow("student of hog", HOG, "dense", "checkpoints_hog", {"epochs": 11}),
+)
+"""Found by experiments on other seeds; `docs/log.md` has them."""
+MORE_STUDENTS = (
+    StudentRow("st-jepa student", TEACHER, "st-jepa", "checkpoints_st-jepa", {"mask_ratio": 0.5}),
+    StudentRow("st-jepa student of hog", HOG, "st-jepa", "checkpoints_hog_st-jepa", {"mask_ratio": 0.5}),
+)
+"""Students of the published recipe, for comparison."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the demonstration's table; figures are top-1 shares of test videos, 0 to 1."""
+    """One line of the demo's table.
+
+    Attributes:
+        model: Name of the model.
+        saw_labels: What the model, or its teacher, knows of labels.
+        figures: `knn`, `linear` and `r1`, fractions of the test videos.
+    """
 
     model: str
     saw_labels: str
@@ -71,11 +58,17 @@ class Row:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What each step gave.
+    """The outcome of each step.
 
     Attributes:
-        table: untrained student, pretrained student, teacher and chance, measured on clips whose textures, shapes and
-            speeds neither teacher nor student has seen.
+        out: Folder of everything that was written.
+        build: The cache of the shipped teacher.
+        verify: The check of that cache.
+        pretrain: The student of the shipped teacher.
+        infer: Evaluation of each model by its name in the table.
+        table: The models and chance, on clips whose textures, outlines and speeds neither teacher nor student has seen.
+        seconds: Wall time of this call.
+        students: Every student by its name in the table.
     """
 
     out: str
@@ -85,95 +78,80 @@ class DemoResult:
     infer: dict[str, dict[str, Any]]
     table: tuple[Row, ...]
     seconds: float
+    students: dict[str, PretrainResult] = field(default_factory=dict)
 
 
-def demonstrate(out: Path, recipe: Recipe = Recipe(), *, keep: bool = False, progress: Progress = SILENT) -> DemoResult:
-    """Generate two data sets, cache, verify, pretrain and score, in the folder `out`.
+def demo_plan(out: Path, *, all_rows: bool = False) -> BenchmarkPlan:
+    """Return what the demo does; `all_rows` adds students of the published recipe and raw pixels."""
+    students = (*STUDENTS, *(MORE_STUDENTS if all_rows else ()))
+    baselines = ({PIXELS: PIXELS} if all_rows else {}) | {HOG: HOG, "teacher": TEACHER}
+    return BenchmarkPlan(out, SIZES["minutes"], students, baselines)
+
+
+def demonstrate(plan: BenchmarkPlan, *, keep: bool = False, runtime: Runtime = Runtime(workers=2)) -> DemoResult:
+    """Generate two data sets, cache, verify, pretrain and score.
+
+    A demo that was stopped is resumed; one that was finished is replaced.
 
     Args:
-        out: a new or empty folder, or that of an earlier demonstration, which is replaced.
-        recipe: sizes.
-        keep: leave the generated videos and the cache; checkpoints and reports stay in any case.
-        progress: is told of every step.
+        plan: What to do; its folder is new, empty, or that of an earlier demo.
+        keep: Leave the generated videos, the caches and the features; checkpoints and reports stay in any case.
+        runtime: Device, decoding threads and progress.
 
     Raises:
-        StjepaError: the folder holds something else, or a step failed.
+        StjepaError: The folder holds something else, or a step failed.
     """
-    started = time.monotonic()
-    _make_room(out)
-    ssv2, ucf101 = out / "ssv2", out / "ucf101"
-    progress.note("1/5 generating clips: the label is in the motion")
-    write_ssv2(ssv2, GeneratedClips("8", recipe.num_clips + 64, recipe.seed), num_validation=64, progress=progress)
-    num_scored = recipe.num_train + recipe.num_test
-    clips = GeneratedClips("8", num_scored, recipe.seed + 1, "unseen")
-    write_ucf101(ucf101, clips, test_fraction=recipe.num_test / num_scored, progress=progress)
-    teacher = str(files("stjepa_cli.demo") / "assets" / TEACHER)
-    progress.note("2/5 cache build: the teacher runs once over every clip")
-    request = BuildRequest.of(ssv2, out / "cache", teacher=teacher, latent_dim=recipe.latent_dim)
-    built = build_cache(request, Runtime(workers=2, progress=progress))
-    progress.note("3/5 cache verify: every byte")
-    verified = verify_cache(out / "cache", level="full", runtime=Runtime(workers=os.cpu_count() or 1, progress=progress))
-    progress.note("4/5 pretrain: the student predicts latents of hidden tubes; the teacher no longer runs")
-    trained = _pretrain(out, ssv2, recipe, progress)
-    progress.note("5/5 infer ucf101: frozen features, clips of a kind that no model has seen")
-    scored = _score(out, ucf101, teacher, trained.steps, recipe, progress)
-    if not keep:
-        for folder in (ssv2, ucf101, out / "cache"):
-            shutil.rmtree(folder)
-    result = DemoResult(str(out), built, verified, trained, scored, _table(scored), round(time.monotonic() - started, 1))
-    (out / MARKER).write_text(json.dumps(asdict(result), indent=2, default=str) + "\n")
+    started, progress = time.monotonic(), runtime.progress
+    plan.check()
+    folder = OutputFolder(plan.out, "demo")
+    with folder.claimed(plan.settings(), replace_finished=True) as resumed:
+        progress.note(f"resuming the demo in {plan.out}") if resumed else None
+        progress.note("1/5 generating clips: the label is in the motion")
+        chain.generate(plan, runtime)
+        progress.note("2/5 cache build: the teacher runs once over every clip")
+        built = chain.cache_teachers(plan, runtime)
+        progress.note("3/5 cache verify: every byte")
+        verified = _verified(plan, runtime)
+        progress.note("4/5 pretrain: the student learns the latents; the teacher no longer runs")
+        trained = chain.pretrain_students(plan, runtime)
+        progress.note("5/5 infer ucf101: frozen features, clips of a kind that no model has seen")
+        scores = chain.score(plan, trained, runtime)
+        first, students = plan.teachers[0], {name: results[0] for name, results in trained.items()}
+        result = DemoResult(
+            out=str(plan.out),
+            build=built[first],
+            verify=verified[first],
+            pretrain=students[plan.students[0].name],
+            infer={name: results[0].to_json() for name, results in scores.items()},
+            table=_table(plan, trained, scores),
+            seconds=round(time.monotonic() - started, 1),
+            students=students,
+        )
+        write_atomic(plan.out / RESULT_FILE, (json.dumps(asdict(result), indent=2, default=str) + "\n").encode())
+        folder.finish(plan.settings())
+        if not keep:
+            _clean(plan)
+            folder.finish(plan.settings())
     return result
 
 
-def _make_room(out: Path) -> None:
-    """An empty folder; only what an earlier demonstration left is removed."""
-    with storage_errors(out):
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists())):
-            raise StjepaError(f"{out} holds something else", fix="Name a new folder with --out.")
-        for name in ("ssv2", "ucf101", "cache", "checkpoints", "reports"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / MARKER).write_text("{}\n")
+def _verified(plan: BenchmarkPlan, runtime: Runtime) -> dict[str, VerifyResult]:
+    """Check every byte of every cache."""
+    all_cores = replace(runtime, workers=len(os.sched_getaffinity(0)))
+    return {teacher: verify_cache(plan.cache(teacher), level="full", runtime=all_cores) for teacher in plan.teachers}
 
 
-def _pretrain(out: Path, ssv2: Path, recipe: Recipe, progress: Progress) -> PretrainResult:
-    places = {"data_root": ssv2, "cache": out / "cache", "checkpoints": out / "checkpoints"}
-    names = ("epochs", "batch_size", "lr", "mask_ratio", "preset", "seed")
-    run = resolve_run(places, flags={name: getattr(recipe, name) for name in names} | {"workers": 2})
-    return run_pretraining(run, fresh=True, progress=progress)
+def _clean(plan: BenchmarkPlan) -> None:
+    """Remove videos, caches and features, which were all written here: the folder was empty before."""
+    for place in (plan.ssv2, plan.ucf101, plan.out / FEATURES, *(plan.cache(teacher) for teacher in plan.teachers)):
+        with storage_errors(place):
+            shutil.rmtree(place)
 
 
-def _score(out: Path, ucf101: Path, teacher: str, steps: int, recipe: Recipe, progress: Progress) -> dict[str, dict[str, Any]]:
-    device = pick_device()
-    model = open_teacher(teacher, device=device)
-    encoders: dict[str, Encoder] = {
-        "untrained student": StudentEncoder.open(checkpoint_path(out / "checkpoints", 0), device),
-        "pretrained student": StudentEncoder.open(checkpoint_path(out / "checkpoints", steps), device),
-        "hog": TeacherEncoder(open_teacher("hog", clip=model.card.clip, device=device)),
-        "teacher": TeacherEncoder(model),
-    }
-    scored = {}
-    for name, encoder in encoders.items():
-        dataset = open_dataset("ucf101", ucf101)
-        runtime = Runtime(workers=2, batch_size=64, progress=progress)
-        result = evaluate(encoder, dataset, Extraction(recipe.pool), seed=recipe.seed, runtime=runtime)
-        write_report(result, out / "reports" / name.replace(" ", "_"), intervals=intervals_of((result,), recipe.seed))
-        scored[name] = result.to_json()
-    return scored
-
-
-_SAW_LABELS = {
-    "untrained student": "no",
-    "pretrained student": "no; its teacher did",
-    "hog": "no; it has no weights",
-    "teacher": "yes: fine-tuned on motion labels",
-}
-
-
-def _table(scored: dict[str, dict[str, Any]]) -> tuple[Row, ...]:
-    rows = [
-        Row(name, _SAW_LABELS[name], {"knn": found["knn"]["top1"], "linear": found["linear"]["top1"], "r1": found["retrieval"]["r1"]})
-        for name, found in scored.items()
-    ]
-    chance = next(iter(scored.values()))["chance"]
-    return (*rows, Row("chance", "-", {"knn": chance, "linear": chance, "r1": chance}))
+def _table(plan: BenchmarkPlan, trained: Trained, scores: Scores) -> tuple[Row, ...]:
+    found = rows(plan, trained, scores)
+    chance = next(iter(scores.values()))[0].chance
+    return (
+        *(Row(row.model, row.saw_labels, {name: metric.value for name, metric in row.metrics.items()}) for row in found),
+        Row("chance", "-", dict.fromkeys(found[0].metrics, chance)),
+    )

@@ -234,7 +234,7 @@ def test_version_and_help(stjepa: Program) -> None:
     commands = ((), ("download-check",), ("cache",), ("cache", "build"), ("cache", "verify"), ("pretrain",), ("infer",),
                 ("infer", "ucf101"), ("infer", "hmdb51"), ("infer", "ssv2"), ("infer", "kinetics"), ("infer", "folder"), ("infer", "video"),
                 ("inspect",), ("inspect", "checkpoint"), ("inspect", "cache"), ("export",), ("report",),
-                ("demo",))  # fmt: skip
+                ("demo",), ("benchmark",), ("benchmark", "motion"), ("benchmark", "appearance"))  # fmt: skip
     for command in commands:
         assert "Example: stjepa" in stjepa(*command, "--help").stdout, command
     assert "[default: (base)]" in stjepa("pretrain", "--help").stdout  # and not taken for markup
@@ -252,6 +252,8 @@ def test_version_and_help(stjepa: Program) -> None:
         ("cache", "verify", "--level", "deep"),
         ("infer", "ucf101", "--split", "4"),
         ("inspect", "checkpoint", "a", "b"),
+        ("benchmark", "motion", "--size", "huge"),
+        ("benchmark", "motion", "--seeds", "0"),
     ],
 )
 def test_wrong_usage_exits_2(stjepa: Program, arguments: tuple[str, ...]) -> None:
@@ -299,3 +301,12 @@ def test_download_check_lists_checks_and_exits_1_until_all_is_there(stjepa: Prog
     assert by_name["ucf101"]["ok"]
     good = stjepa.json("download-check", "--ssv2", tiny_ssv2, "--ucf101", tiny_ucf101, "--teacher", "hog", "--deep")
     assert good["ok"] is True
+
+
+def test_benchmark_and_demo_refuse_what_they_cannot_do_in_one_sentence(stjepa: Program) -> None:
+    assert "unknown recipe: got 'best'" in stjepa.error("benchmark", "motion", "--recipe", "best")
+    assert "nowhere" in stjepa.error("benchmark", "appearance", "--teacher", "./nowhere")
+    assert list(stjepa.folder.iterdir()) == []
+    (stjepa.folder / "demo").mkdir()
+    (stjepa.folder / "demo" / "demo.json").write_text("{}")
+    assert "demo holds something else. Name a new folder with --out." in stjepa.error("demo")

@@ -1,8 +1,8 @@
-"""Trains the demo's teacher from nothing: `python -m stjepa_cli.demo.assets.tiny_videomae_motion.train OUT`.
+"""Train the demo's teacher from scratch: `python -m stjepa_cli.demo.assets.tiny_videomae_motion.train OUT`.
 
 A VideoMAE of four layers learns to tell the eight motions of generated clips apart, with labels, in seven minutes on two CPU
-cores. Its first two layers are released: the tokens of the last are little but the class, which teaches a student less.
-The seed and the sizes below made the folder that is shipped.
+cores. Its first two layers are released, because the tokens of the last one hold little but the class and teach a student less.
+The seed and the sizes below made the shipped folder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SEED, NUM_CLIPS, NUM_STEPS, BATCH_SIZE, PEAK_LR = 0, 12_000, 1_600, 64, 2e-3
 WIDTH, DEPTH, HEADS, RELEASED_DEPTH = 96, 4, 4, 2
 
 
-def draw(num_clips: int, seed: int, family: FamilyName) -> tuple[Tensor, Tensor]:
-    """Clips uint8 (B, 8, 3, 32, 32) as the program would cut them from files, and their labels (B,)."""
+def generate(num_clips: int, seed: int, family: FamilyName) -> tuple[Tensor, Tensor]:
+    """Return clips uint8 (B, 8, 3, 32, 32), cut as from files, and their labels (B,)."""
     clips, labels = draw_clips(num_clips, seed, family)
     frames = clips[:, list(SPEC.frame_indices(clips.shape[1]))].flatten(0, 1)
     small = F.interpolate(frames, size=(SPEC.size_px, SPEC.size_px), mode="bilinear", antialias=True)
@@ -39,7 +39,7 @@ def draw(num_clips: int, seed: int, family: FamilyName) -> tuple[Tensor, Tensor]
 
 
 def model() -> VideoMAEForVideoClassification:
-    """The classifier, untrained. Narrow layers need larger initial weights than the usual 0.02 to leave chance soon."""
+    """Return the untrained classifier. Narrow layers need larger initial weights than the usual 0.02 to leave chance soon."""
     config = VideoMAEConfig(
         image_size=SPEC.size_px,
         patch_size=SPEC.patch_px,
@@ -58,12 +58,12 @@ def model() -> VideoMAEForVideoClassification:
 
 
 def pixels(clips: Tensor) -> Tensor:
-    """Normalised float32 of uint8 clips."""
+    """Return uint8 clips as normalised float32."""
     return (clips.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Clips with another brightness, contrast and tint each, and the noise that a codec leaves."""
+    """Change brightness, contrast and tint of each clip, and add noise as a codec does."""
     b = len(x)
     gain, tint = torch.randn(b, 1, 1, 1, 1, generator=generator), torch.randn(b, 1, 3, 1, 1, generator=generator)
     return x * (1 + 0.2 * gain) + 0.2 * tint + 0.05 * torch.randn(x.shape, generator=generator)
@@ -71,7 +71,7 @@ def disturbed(x: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def accuracy(classifier: VideoMAEForVideoClassification, clips: Tensor, labels: Tensor) -> float:
-    """Share of right answers."""
+    """Return the fraction of right answers."""
     classifier.eval()
     answers = torch.cat([classifier(pixels(part)).logits.argmax(1) for part in clips.split(200)])  # type: ignore[no-untyped-call]
     classifier.train()
@@ -79,11 +79,11 @@ def accuracy(classifier: VideoMAEForVideoClassification, clips: Tensor, labels: 
 
 
 def train(out: Path) -> dict[str, float]:
-    """Train, release and return the accuracies of the whole classifier on held-out clips of both families."""
+    """Train, release, and return the accuracy of the whole classifier on held-out clips of each family."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
-    clips, labels = draw(NUM_CLIPS, SEED, "train")
-    held_out = {family: draw(800, SEED + 1, family) for family in ("train", "unseen")}
+    clips, labels = generate(NUM_CLIPS, SEED, "train")
+    held_out = {family: generate(800, SEED + 1, family) for family in ("train", "unseen")}
     classifier = model()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=PEAK_LR, weight_decay=0.05, betas=(0.9, 0.95))
     started = time.monotonic()
