@@ -70,8 +70,7 @@ def test_a_newest_checkpoint_that_cannot_be_read_stops_the_run(run: RunConfig, s
 
 def test_a_second_process_is_refused_and_told_who_is_there(run: RunConfig) -> None:
     code = (
-        "import sys; from pathlib import Path; from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.training.run_folder import hold_run\nwith hold_run(Path(sys.argv[1])): pass"
+        "import sys; from pathlib import Path; from stjepa_cli.training.run_folder import hold_run\nwith hold_run(Path(sys.argv[1])): pass"
     )
     command = [sys.executable, "-c", code, str(run.checkpoints)]
     with hold_run(run.checkpoints):
