@@ -1,4 +1,4 @@
-"""`python -m stjepa_cli` is the console script `stjepa`."""
+"""`python -m stjepa_cli` runs the console script `stjepa`."""
 
 from stjepa_cli.main import main
 

@@ -37,13 +37,13 @@ HOMES = {
     "crc32c": {"store/shard_format.py"},
     "torchcodec": {"data/video.py"},
     "upath": {"core/locations.py"},
-    "safetensors": {"models/checkpoint.py"},
-    "rich": {"commands/console.py"},
+    "safetensors": {"models/tensor_file.py"},
+    "rich": {"commands/console.py", "commands/progress.py"},
     "PIL": {"viz/images.py"},
     "simplejpeg": {"store/frames.py"},
     "ray": {"cache/engines/ray.py"},
     "huggingface_hub": {"core/hub.py"},
-    "onnxruntime": {"models/export.py"},
+    "onnxruntime": {"models/formats.py"},
 }
 
 

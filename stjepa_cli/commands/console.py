@@ -1,30 +1,46 @@
-"""What a person sees: tables on stdout, progress and messages on stderr, one error boundary. The one user of rich."""
+"""Running a command: one library call, its result on stdout, everything else on stderr, and one sentence for an error."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.markup import escape as escape_markup
 from rich.table import Table
+from rich.text import Text
 
+from stjepa_cli.commands.progress import PlainProgress, Several, TerminalProgress, duration
+from stjepa_cli.commands.streams import WIDE, output, print_json, visible, width, writing_results
 from stjepa_cli.core.errors import StjepaError
 from stjepa_cli.core.locations import is_location
-from stjepa_cli.core.progress import SILENT, Progress, Task
+from stjepa_cli.core.progress import SILENT, Progress
 
 Result = TypeVar("Result")
 
-PLAIN_LINE_SECONDS = 5.0
-_WIDE = 160  # columns where the output goes to a file, so that nothing is cut
+LOG_LINE_SECONDS = 30.0
+_ERROR = "bold red"
+
+__all__ = [
+    "annotate",
+    "asked_to_stop",
+    "duration",
+    "escape_markup",
+    "megabytes",
+    "run_command",
+    "say",
+    "show_lines",
+    "show_pairs",
+    "show_table",
+    "to_plain",
+]
 
 
 def run_command(
@@ -35,37 +51,85 @@ def run_command(
     succeeded: Callable[[Result], bool] = lambda _: True,
     payload: Callable[[Result], dict[str, Any]] | None = None,
 ) -> None:
-    """Make one library call, show what it returns, and leave with its exit code.
+    """Make one library call, show its result, and exit with its code.
 
     Args:
-        call: gets the progress listener and returns a result value.
-        render: shows the result to a person.
-        as_json: print the result as one JSON object instead.
-        succeeded: whether the result means exit code 0 rather than 1.
-        payload: the JSON-able form of the result; by default that of the dataclass.
+        call: Receives the progress listener and returns a result value.
+        render: Shows the result to a person.
+        as_json: Print the result as a JSON object instead.
+        succeeded: Decides from the result whether the exit code is 0 or 1.
+        payload: Returns the result as JSON-able values; by default the fields of the dataclass.
     """
-    follows = os.environ.get("RANK", "0") != "0"  # one of the processes that torchrun started, and not the one that speaks
+    is_main = not _is_follower()
+    output.record("$ " + " ".join(sys.argv))
+    started = time.monotonic()
     try:
-        result = call(SILENT if follows else terminal_progress() if sys.stderr.isatty() else PlainProgress())
-    except StjepaError as error:
-        if as_json:
-            _print_json({"ok": False, "error": error.sentence()})
-        say(f"error: {error.sentence()}", style="bold red")
-        raise SystemExit(1) from None
+        result = call(_listener() if is_main else SILENT)
+        if is_main and as_json:
+            print_json((payload or _as_dict)(result))
+        elif is_main:
+            with writing_results():
+                render(result)
     except KeyboardInterrupt:
-        say("stopped. What was finished is kept; the same command goes on from there.")
+        _fail("stopped", "stopped. Finished work is kept; the same command resumes there.", as_json=as_json, style=None)
         raise SystemExit(130) from None
-    if as_json and not follows:
-        _print_json((payload or _as_dict)(result))
-    elif not follows:
-        render(result)
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:  # a bug: its traceback follows
+            output.record(traceback.format_exc())
+            _fail(f"internal error: {type(error).__name__}: {error}", None, as_json=as_json)
+            raise
+        if output.verbose:
+            say(traceback.format_exc().rstrip(), style="dim")
+        _fail(sentence, f"error: {sentence}", as_json=as_json)
+        raise SystemExit(1) from None
+    if output.verbose:
+        say(f"took {duration(time.monotonic() - started)}")
     if not succeeded(result):
         raise SystemExit(1)
 
 
+def _is_follower() -> bool:
+    """Return True in a process that torchrun started beside the one that reports."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1") and os.environ.get("RANK", "0") not in ("", "0")
+
+
+def _listener() -> Progress:
+    """Return the listener that the options and the terminal ask for."""
+    listeners: list[Progress] = []
+    if not output.quiet:
+        console = _stderr()
+        bars = sys.stderr.isatty() and not console.is_dumb_terminal
+        listeners.append(TerminalProgress(console) if bars else PlainProgress(_print_plain))
+    if output.log is not None:
+        listeners.append(PlainProgress(output.record, LOG_LINE_SECONDS))
+    return listeners[0] if len(listeners) == 1 else Several(listeners)
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return the message for an error that is not a bug of the program, or None."""
+    if isinstance(error, StjepaError):
+        return error.sentence()
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+        return "not enough memory. Lower --batch-size or --workers, or run on a larger machine."
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{where}{error.strerror or error}"
+    return None
+
+
+def _fail(short: str, shown: str | None, *, as_json: bool, style: str | None = _ERROR) -> None:
+    """Report an error on stderr, and as the JSON object that was asked for."""
+    if as_json:
+        with suppress(StjepaError):  # stdout may be what failed
+            print_json({"ok": False, "error": short})
+    if shown is not None:
+        say(shown, style=style, always=True)
+
+
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """Collects SIGTERM and the first Ctrl-C instead of ending the program; a second Ctrl-C ends it."""
+    """Yield a list that collects SIGTERM and the first Ctrl-C instead of ending the program; a second Ctrl-C ends it."""
     asked: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -81,157 +145,81 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, old)
 
 
-def say(text: str, *, style: str | None = None) -> None:
-    """One line on stderr."""
-    _stderr().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def say(text: str, *, style: str | None = None, always: bool = False) -> None:
+    """Print a message on stderr.
+
+    Args:
+        text: Message, without markup.
+        style: Style of rich.
+        always: Print it although `--quiet` asks for results and errors only.
+    """
+    output.record(text)
+    if not output.quiet or always or style == _ERROR:
+        with suppress(OSError):  # stderr may be closed or full, and there is nowhere else to say so
+            _stderr().print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_plain(text: str) -> None:
+    with suppress(OSError):
+        _stderr().print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str | None = None) -> None:
-    """A table on stdout; numbers are set to the right."""
+    """Print a table on stdout, with numbers aligned to the right."""
     numeric = [all(isinstance(row[i], (int, float)) or row[i] in (None, "-") for row in rows) for i in range(len(columns))]
     table = Table()
     for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(Text(visible(name)), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     _show(title, table, caption)
 
 
 def show_pairs(title: str, pairs: dict[str, object]) -> None:
-    """Names and values on stdout, one a line."""
+    """Print names and values on stdout, one pair per line."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, _cell(value))
+        table.add_row(Text(visible(name)), _cell(value))
     _show(title, table)
 
 
 def show_lines(title: str, lines: Sequence[str]) -> None:
-    """Lines on stdout that can be copied: they are never cut or folded inside a word."""
-    console = _stdout()
-    console.print(title, style="bold", markup=False, soft_wrap=True)
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    """Print lines on stdout for copying: they are neither cut nor folded."""
+    for console in _results():
+        console.print(visible(title), style="bold", markup=False, soft_wrap=True)
+        for line in lines:
+            console.print(visible(line), markup=False, soft_wrap=True)
 
 
 def _show(title: str, table: Table, caption: str | None = None) -> None:
-    """A table between lines that it does not force to its own width."""
-    console = _stdout()
-    console.print(title, style="bold", markup=False, soft_wrap=True)
-    console.print(table, markup=False)
-    if caption:
-        console.print(caption, style="dim", markup=False, soft_wrap=True)
+    """Print a table with a title and a caption that may be wider than it."""
+    for console in _results():
+        console.print(visible(title), style="bold", markup=False, soft_wrap=True)
+        console.print(table, markup=False)
+        if caption:
+            console.print(visible(caption), style="dim", markup=False, soft_wrap=True)
 
 
 def megabytes(size: int) -> str:
-    """Bytes for people: 12.3 MB, 203.4 GB."""
+    """Format a size for people: 12.3 MB, 203.4 GB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
 def annotate(lines: Sequence[str], *, title: str) -> None:
-    """Errors as annotations, where a GitHub workflow is what runs the command."""
+    """Print errors as annotations if a GitHub workflow runs the command."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in lines:
             text = line.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
             print(f"::error title={title}::{text}", flush=True)
 
 
-class PlainProgress:
-    """Progress where there is no terminal: a line every few seconds, and one at the end."""
-
-    @contextmanager
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> Iterator[Task]:
-        task = _PlainTask(name, total, unit)
-        yield task
-        task.line(last=True)
-
-    def note(self, text: str) -> None:
-        say(text)
-
-
-class _PlainTask:
-    def __init__(self, name: str, total: int | None, unit: str) -> None:
-        self.name, self.total, self.unit = name, total, unit
-        self.done = 0
-        self.figures: dict[str, float] = {}
-        self.started = self.shown = time.monotonic()
-
-    def advance(self, count: int = 1, **figures: float) -> None:
-        self.done += count
-        self.figures |= figures
-        if time.monotonic() - self.shown >= PLAIN_LINE_SECONDS:
-            self.line()
-
-    def line(self, *, last: bool = False) -> None:
-        self.shown = time.monotonic()
-        seconds = self.shown - self.started
-        of = f"/{self.total}" if self.total is not None else ""
-        more = "".join(f", {name} {value:.4g}" for name, value in self.figures.items())
-        rate = f", {self.done / seconds:.1f} {self.unit}/s" if seconds > 0.05 else ""
-        say(f"{self.name}: {self.done}{of} {self.unit}{rate}{more}" + (f", {seconds:.1f} s" if last else ""))
-
-
-class TerminalProgress:
-    """Progress on a terminal: a bar for each task, messages above it."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    @contextmanager
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> Iterator[Task]:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        with Bars(*columns, console=self.console) as bars:
-            yield _BarTask(bars, name, total, unit)
-
-    def note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True, style="dim")
-
-
-class _BarTask:
-    def __init__(self, bars: Bars, name: str, total: int | None, unit: str) -> None:
-        self.bars, self.unit = bars, unit
-        self.id = bars.add_task(name, total=total, rate="", figures="")
-        self.done, self.started = 0, time.monotonic()
-        self.figures: dict[str, float] = {}
-
-    def advance(self, count: int = 1, **figures: float) -> None:
-        self.done += count
-        self.figures |= figures
-        rate = self.done / max(1e-3, time.monotonic() - self.started)
-        shown = " ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
-        self.bars.update(self.id, advance=count, rate=f"{rate:.1f} {self.unit}/s", figures=shown)
-
-
-def terminal_progress() -> Progress:
-    """Bars on stderr."""
-    return TerminalProgress(_stderr())
-
-
 def to_plain(value: Any) -> Any:
-    """A result as JSON-able values."""
+    """Convert a result to JSON-able values."""
     if isinstance(value, dict):
         return {name: to_plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -243,23 +231,19 @@ def _as_dict(result: Any) -> dict[str, Any]:
     return dict(to_plain(asdict(result)))
 
 
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False), flush=True)
-
-
-def _cell(value: object) -> str:
+def _cell(value: object) -> Text:
+    """Format a cell of a table; it is never taken for markup."""
     if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return Text("-")
+    return Text(f"{value:.4g}" if isinstance(value, float) else visible(str(value)))
 
 
-def _stdout() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _width(), highlight=False, emoji=False)
+def _results() -> Iterator[Console]:
+    """Yield the consoles that results go to: stdout, and the log file if there is one."""
+    yield Console(width=width(sys.stdout), highlight=False, emoji=False)
+    if output.log is not None:
+        yield Console(file=output.log, width=WIDE, highlight=False, emoji=False, no_color=True)
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, width=None if sys.stderr.isatty() else _width(), highlight=False, emoji=False)
-
-
-def _width() -> int:
-    return int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else _WIDE
+    return Console(stderr=True, width=width(sys.stderr), highlight=False, emoji=False)

@@ -1,4 +1,4 @@
-"""`stjepa export`: the encoder of a checkpoint in a form that others load."""
+"""`stjepa export`: write the encoder of a checkpoint for other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stjepa_cli.models.export import ExportResult
 
 HELP = (
-    "Write the encoder of a checkpoint for others to load, and check that it says the same.\n\n"
+    "Write the encoder of a checkpoint for other programs, and check that it computes the same.\n\n"
     "Example: stjepa export checkpoints --format onnx --out student_onnx"
 )
 
@@ -26,10 +26,13 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="Folder to make; it must not hold anything yet.")],
-    checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest.", show_default="checkpoints")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to create; an existing folder must be empty.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint, or a folder for its newest one.", show_default="checkpoints")
+    ] = None,
     format: Annotated[
-        str, typer.Option(help="hf: config.json and model.safetensors. torchscript: loads without stjepa. onnx: needs the extra onnx.")
+        str,
+        typer.Option(help="hf: config.json and model.safetensors; torchscript: loads without stjepa; onnx: needs the extra stjepa[onnx]."),
     ] = "hf",
     as_json: options.Json = False,
 ) -> None:
@@ -49,6 +52,6 @@ def _show(result: ExportResult) -> None:
             "checkpoint": str(result.checkpoint),
             "files": f"{', '.join(result.files)} ({console.megabytes(result.bytes)})",
             "encoder": f"{result.parameters:,} parameters",
-            "checked": f"loaded again; differs from the original by {result.max_difference:.2g} at most (allowed {result.tolerance:g})",
+            "checked": f"loaded again; differs from the original by at most {result.max_difference:.2g} (allowed {result.tolerance:g})",
         },
     )

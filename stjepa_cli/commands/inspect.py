@@ -1,4 +1,4 @@
-"""`stjepa inspect checkpoint` and `stjepa inspect cache`: what files hold."""
+"""`stjepa inspect checkpoint` and `stjepa inspect cache`: show what files hold."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ def root() -> None:
     pass
 
 
-@app.command(
-    help="Show a checkpoint: where it comes from, its configuration, its tensors.\n\nExample: stjepa inspect checkpoint checkpoints --stats"
-)
+@app.command(help="Show a checkpoint: its origin, configuration and tensors.\n\nExample: stjepa inspect checkpoint checkpoints --stats")
 def checkpoint(
-    path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest.", show_default="checkpoints")] = None,
+    path: Annotated[Path | None, typer.Argument(help="A checkpoint, or a folder for its newest one.", show_default="checkpoints")] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Load the tensors and show their statistics; exit 1 if one is not finite.")
+        bool, typer.Option("--stats", help="Load the tensors and show their statistics; exit 1 if a value is not finite.")
     ] = False,
     diff: Annotated[
-        Path | None, typer.Option(metavar="OTHER", help="Show what is different in OTHER, a checkpoint or a folder for its newest.")
+        Path | None, typer.Option(metavar="OTHER", help="Compare with OTHER, a checkpoint or a folder for its newest one.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -51,7 +49,7 @@ def checkpoint(
         from stjepa_cli.models.checkpoint_diff import compare_checkpoints
 
         if stats:
-            raise ConfigError("one question at a time", got="--stats and --diff", expected="one of them")
+            raise ConfigError("--stats and --diff cannot be used together")
         return compare_checkpoints(places.checkpoints_dir(path), diff)  # type: ignore[arg-type]
 
     if diff is not None:
@@ -62,12 +60,12 @@ def checkpoint(
         console.run_command(call, render=_show, as_json=as_json, payload=_payload, succeeded=lambda report: report.finite is not False)
 
 
-@app.command(help="Show a cache: what it was made from, how full it is, its channels.\n\nExample: stjepa inspect cache /data/cache")
+@app.command(help="Show a cache: its origin, how complete it is, its channels.\n\nExample: stjepa inspect cache /data/cache")
 def cache(
     path: Annotated[
         str | None, typer.Argument(metavar="[PATH|URL]", help="The cache.", show_default="STJEPA_CACHE, or that of the data root")
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Rows that the statistics are of.")] = 64,
+    sample: Annotated[int, typer.Option(min=1, help="Number of rows to compute statistics from.")] = 64,
     as_json: options.Json = False,
 ) -> None:
     def call(_: Progress) -> CacheReport:
@@ -105,9 +103,9 @@ def _show_cache(report: CacheReport) -> None:
     rows = list(zip(range(header.latent_dim), channels.mean, channels.std, channels.minimum, channels.maximum, strict=True))
     shown = rows if len(rows) <= MAX_CHANNELS else [*rows[: MAX_CHANNELS // 2], *rows[-MAX_CHANNELS // 2 :]]
     constant, cosine = report.constant_channels, report.mean_cosine
-    caption = f"over {report.sampled:,} rows; {constant} channels are constant; mean cosine of a token to the mean token {cosine}"
+    caption = f"over {report.sampled:,} rows; {constant} channels are constant; mean cosine of a token to the mean token: {cosine}"
     console.show_table(
-        "Channels" if shown == rows else f"Channels, {len(shown)} of {len(rows)} (--json has all)", names, shown, caption=caption
+        "Channels" if shown == rows else f"Channels, {len(shown)} of {len(rows)} (all with --json)", names, shown, caption=caption
     )
 
 
@@ -124,7 +122,7 @@ def _show(report: CheckpointReport) -> None:
             "step": f"{header.step:,} (epoch {header.epoch} of {header.run.epochs})",
             "student": f"{report.student_parameters:,} parameters, {header.clip}",
             "in the file": f"{report.parameters:,} parameters in {len(report.tensors)} tensors",
-            "all finite": {None: "not looked at; --stats does", True: "yes", False: "NO"}[report.finite],
+            "all finite": {None: "not checked (use --stats)", True: "yes", False: "NO"}[report.finite],
             "teacher": f"{header.teacher.name} (revision {header.teacher.revision}, licence {header.teacher.licence})",
             "teacher saw labels": header.teacher.saw_labels or "unknown",
             "data set": header.dataset,
@@ -148,13 +146,13 @@ def _show_difference(found: CheckpointDifference) -> None:
     if found.header:
         console.show_table("Header", ("field", str(found.old), str(found.new)), [(part.name, part.old, part.new) for part in found.header])
     missing = [(name, "only in the first", "") for name in found.only_old] + [(name, "", "only in the second") for name in found.only_new]
-    odd = [*missing, *((part.name, part.old, part.new) for part in found.shapes)]
-    if odd:
+    mismatched = [*missing, *((part.name, part.old, part.new) for part in found.shapes)]
+    if mismatched:
         console.show_table(
-            "Tensors of one only, or of another shape",
+            "Tensors that one checkpoint lacks, or whose shapes differ",
             ("tensor", str(found.old), str(found.new)),
-            odd[:MAX_DIFFERENCES],
-            caption=_more(odd),
+            mismatched[:MAX_DIFFERENCES],
+            caption=_more(mismatched),
         )
     rows = [(part.name, part.relative, part.max_abs) for part in found.tensors]
     console.show_table(
@@ -166,8 +164,8 @@ def _show_difference(found: CheckpointDifference) -> None:
 
 
 def _more(rows: Sequence[object]) -> str | None:
-    """What a table leaves out."""
-    return f"and {len(rows) - MAX_DIFFERENCES} more (--json has all)" if len(rows) > MAX_DIFFERENCES else None
+    """Return a caption about the rows that a table leaves out."""
+    return f"and {len(rows) - MAX_DIFFERENCES} more (all with --json)" if len(rows) > MAX_DIFFERENCES else None
 
 
 def _flat(data: dict[str, Any]) -> dict[str, object]:

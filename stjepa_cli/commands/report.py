@@ -1,4 +1,4 @@
-"""`stjepa report`: one page about a run."""
+"""`stjepa report`: an HTML page about a run."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
         "report",
-        help="Write one self-contained page about a run: curves, configuration, what the student makes of some clips.\n\n"
-        "Example: stjepa report checkpoints",
+        help="Write a self-contained HTML page about a run, or about several laid over each other.\n\nExample: stjepa report checkpoints",
     )(report)
 
 
 def report(
-    run: Annotated[Path | None, typer.Argument(help="Folder of the run.", show_default="checkpoints")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page.", show_default="report.html in the run's folder")] = None,
-    # no variables for these two: the run remembers its own
-    data_root: Annotated[
-        str | None, typer.Option(metavar="PATH|URL", help="Where the videos are now.", show_default="that of the run")
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of the runs.", show_default="checkpoints")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write.", show_default="report.html in the run's folder, comparison.html here for several"),
     ] = None,
-    cache: Annotated[str | None, typer.Option(metavar="PATH|URL", help="Where the cache is now.", show_default="that of the run")] = None,
-    clips: Annotated[int, typer.Option(min=0, help="Clips to show.")] = 4,
+    # no environment variables for these two: the run knows its own
+    data_root: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="Folder of the videos, if it has moved.", show_default="that of the run")
+    ] = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="Folder of the cache, if it has moved.", show_default="that of the run")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="Number of clips to show.")] = 4,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> ReportResult:
         from stjepa_cli.training import report
 
         return report.report(
-            places.checkpoints_dir(run),
+            runs or [places.checkpoints_dir()],
             out=out,
             cache=location(cache) if cache is not None else None,
             data_root=location(data_root) if data_root is not None else None,
@@ -52,15 +56,17 @@ def report(
 
 
 def _show(result: ReportResult) -> None:
-    cosine = "-" if result.cosine is None else f"{result.cosine:.3f} when hidden, the constant answer {result.constant_cosine:.3f}"
     pairs: dict[str, object] = {
         "page": f"{result.out} ({console.megabytes(result.bytes)})",
-        "checkpoint": result.checkpoint,
+        "runs" if len(result.runs) > 1 else "run": ", ".join(result.runs),
+        "checkpoint": f"step {result.step:,}",
         "metrics": f"{result.metric_lines:,} lines",
-        "loss": result.loss,
         "clips": ", ".join(result.clips) or "-",
-        "cosine": cosine,
     }
+    if result.cosine is not None:
+        pairs["cosine"] = f"{result.cosine:.3f} for hidden tokens; {result.constant_cosine:.3f} for the constant answer"
     console.show_pairs("Report", pairs)
+    console.say(result.verdict)
     for sentence in result.left_out:
         console.say(sentence)
+    console.say(f"Next: open {result.out} in a browser.")

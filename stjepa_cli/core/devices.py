@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision: decided here and nowhere else."""
+"""Devices and precision: the only place that decides where tensors live and in which precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from stjepa_cli.core.errors import ConfigError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is the first CUDA device, else the CPU.
+    """Return a device by name; `auto` is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: The machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,5 +29,5 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 for matrix products on CUDA, float32 on the CPU."""
+    """Return a context that computes matrix products in bfloat16 on CUDA and in float32 on the CPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each one sentence with the next thing to type."""
+"""Errors that a user can cause: one sentence each, with the next command to type."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 
 class StjepaError(Exception):
-    """Something that the user can put right.
+    """An error that the user can fix.
 
     Args:
-        what: what went wrong, without a full stop.
-        got: what was found, if there is something to show.
-        expected: what would have been right.
-        fix: the next step, best of all a command.
+        what: What went wrong, without a full stop.
+        got: Value that was found, if there is one to show.
+        expected: Value that would have been right.
+        fix: Next step, preferably a command.
     """
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, fix: str | None = None) -> None:
@@ -22,7 +22,7 @@ class StjepaError(Exception):
         super().__init__(self.sentence())
 
     def sentence(self) -> str:
-        """All of it on one line."""
+        """Return the whole message on one line."""
         text = self.what
         found = [f"got {self.got}" if self.got is not None else "", f"expected {self.expected}" if self.expected is not None else ""]
         if any(found):
@@ -33,19 +33,19 @@ class StjepaError(Exception):
 
 
 class ConfigError(StjepaError):
-    """A setting that does not exist or has a wrong value."""
+    """A setting does not exist or has a wrong value."""
 
 
 class DatasetError(StjepaError):
-    """A data set is not where it was looked for, or one of its lists cannot be read."""
+    """A data set is not where it should be, or one of its lists cannot be read."""
 
 
 class VideoError(StjepaError):
-    """One video file that cannot be used; a build records it and goes on.
+    """A video file cannot be used; a build records the file and continues.
 
     Args:
-        path: the file, a path or a URL; kept as it is.
-        reason: what is wrong with it, as a clause.
+        path: Path or URL of the file; kept as it is.
+        reason: Cause, as a clause.
     """
 
     def __init__(self, path: object, reason: str) -> None:
@@ -53,7 +53,7 @@ class VideoError(StjepaError):
         super().__init__(f"{path}: {reason}")
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[object, str]]:
-        """Between processes too."""
+        """Make the error picklable, so that it can pass between processes."""
         return VideoError, (self.path, self.reason)
 
 
@@ -62,19 +62,23 @@ class CacheError(StjepaError):
 
 
 class CheckpointError(StjepaError):
-    """A checkpoint is missing, damaged, or of another shape."""
+    """A checkpoint is missing, damaged, or does not fit the model."""
+
+
+class UnreadableError(StjepaError):
+    """A file exists but cannot be read: no permission, an I/O error, a newer format. It must not be taken for a missing or damaged one."""
 
 
 class TeacherError(StjepaError):
-    """A teacher cannot be loaded or does not fit what is asked of it."""
+    """A teacher cannot be loaded, or does not fit the request."""
 
 
 class MaskError(StjepaError):
-    """A mask that a model cannot take."""
+    """A model cannot use a mask."""
 
 
 class NotReadyError(StjepaError):
-    """Something that must be installed first: FFmpeg, an extra."""
+    """Something must be installed first: FFmpeg, an extra."""
 
 
 _STORAGE = {
@@ -88,6 +92,8 @@ _STORAGE = {
     errno.EEXIST: "a file is in the way",
     errno.EISDIR: "the path is a folder",
     errno.ENOENT: "there is no such place",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk reports an I/O error",
 }
 
 
@@ -96,7 +102,7 @@ _MAKE_ROOM = "Free some space or choose another folder, then run the same comman
 
 @contextmanager
 def storage_errors(path: object, *, fix: str = _MAKE_ROOM) -> Iterator[None]:
-    """Turn what a file system says about `path` (full, read-only, forbidden) into one `StjepaError`."""
+    """Turn an error of the file system about `path` (full, read-only, forbidden) into a `StjepaError`."""
     try:
         yield
     except OSError as error:

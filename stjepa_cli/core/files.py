@@ -1,53 +1,143 @@
-"""Files that are either there, whole and durable, or not there."""
+"""Atomic and durable files: a file is written whole, or not at all."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stjepa_cli.core.errors import StjepaError, storage_errors
+from stjepa_cli.core.errors import ConfigError, StjepaError, storage_errors
 from stjepa_cli.core.locations import Location, RemoteFile, driver_errors, is_local
+
+_UNLOCKED_GRACE_SECONDS = 24 * 3600
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; when the block ends well, sync it and rename it to `path`.
+    """Yield a temporary path in the same folder; if the block succeeds, sync that file and rename it to `path`.
+
+    The file gets the permissions that the umask asks for, whatever the writer in the block gives it. Its writer holds a lock on it, so
+    that `remove_leftovers` can tell a file in use from one whose writer was killed.
 
     Raises:
-        StjepaError: the disk is full, read-only or forbidden.
+        StjepaError: The disk is full, read-only or forbidden.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = _temporary(path)
+    descriptor = None
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            mode = os.fstat(descriptor).st_mode & 0o777
+            _lock(descriptor)
             yield part
+            part.chmod(mode)
             sync(part)
             part.replace(path)
             sync(path.parent)
     finally:
-        with suppress(OSError):  # never hide what went wrong above
+        with suppress(OSError):  # do not hide an error of the block
             part.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; if the block succeeds, it becomes `path`, otherwise it is removed.
+
+    Raises:
+        ConfigError: `path` exists and is not an empty folder.
+        StjepaError: The disk is full, read-only or forbidden.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} already exists", expected="an empty folder, or none", fix="Choose another one, or remove it yourself.")
+    target = path.absolute()
+    part = _temporary(target)
+    descriptor = None
+    try:
+        with storage_errors(path):
+            part.mkdir(parents=True)
+            descriptor = os.open(part, os.O_RDONLY)
+            _lock(descriptor)
+            yield part
+            for entry in [*part.iterdir(), part]:
+                sync(entry)
+            part.replace(target)
+            sync(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether `replacing` gives temporary files such names."""
-    return re.fullmatch(r"\..+\.\d+", name) is not None
+    """Return True if `replacing` and `new_folder` give temporary files such a name, or did so in earlier versions."""
+    return re.fullmatch(r"\..+\.(\d+|stjepa-[0-9a-f]{8})", name) is not None
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files in a folder and below: of writers that are at work, or were killed."""
+    """List temporary files in a folder and below it, of writers that are still at work or were killed."""
     return [path for path in folder.rglob(".*") if is_leftover(path.name) and path.is_file()]
 
 
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files and folders directly in `folder` whose writers were killed; returns those that were removed.
+
+    Files of writers that are still at work hold a lock and stay. Files of earlier versions, which took no lock, stay for a day.
+    """
+    removed = []
+    with suppress(OSError):  # cleaning up is no reason to fail
+        for path in [path for path in folder.iterdir() if is_leftover(path.name)]:
+            if _is_abandoned(path):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                removed.append(path)
+    return removed
+
+
+def _temporary(path: Path) -> Path:
+    """Return an unused hidden name beside `path`; random, since processes in containers share process ids and host names."""
+    stem = os.fsdecode(os.fsencode(path.name)[:200])
+    return path.with_name(f".{stem}.stjepa-{secrets.token_hex(4)}")
+
+
+def _lock(descriptor: int) -> bool:
+    """Take an exclusive lock that the kernel releases when the process ends; False if it is taken or the file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    if path.name.rpartition(".")[2].isdecimal() and time.time() - path.lstat().st_mtime < _UNLOCKED_GRACE_SECONDS:
+        return False
+    try:
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomic(path: Location, data: bytes) -> None:
-    """Write a whole file at once; to a URL in one put, which object stores make whole or not at all.
+    """Write a file, whole or not at all; to a URL as a single put, which object stores make atomic.
 
     Raises:
-        StjepaError: the disk is full, read-only or forbidden; there is no such bucket, or its server refuses.
+        StjepaError: The disk is full, read-only or forbidden; the bucket does not exist, or its server refuses.
     """
     if is_local(path):
         with replacing(path) as part:
@@ -55,13 +145,13 @@ def write_atomic(path: Location, data: bytes) -> None:
         return
     try:
         with driver_errors():
-            path.write_bytes(data)  # its folders are not made: they need not be, and drivers would make a misspelt bucket
+            path.write_bytes(data)  # no folders are created: object stores need none, and drivers would create a misspelt bucket
     except OSError as error:
         raise StjepaError(f"cannot write {path}", got=error, fix="Check the address and the credentials of its server.") from error
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Make a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,6 +160,6 @@ def sync(path: Path) -> None:
 
 
 def file_digest(path: Location) -> str:
-    """sha256 of a file, 64 hex digits."""
+    """Return the sha256 of a file as 64 hex digits."""
     with path.open("rb") if is_local(path) else RemoteFile(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

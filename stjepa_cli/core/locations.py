@@ -1,7 +1,7 @@
-"""Where data lie: local paths and fsspec URLs (`s3://bucket/folder`, `memory://`). The one file that knows upath.
+"""Locations of data: local paths and fsspec URLs (`s3://bucket/folder`, `memory://`). The only module that uses upath.
 
-A local location is a `pathlib.Path`; a remote one is a `UPath`, which has a `Path`'s methods and is none. Text must not go
-through `Path` before `location` has seen it: `Path("s3://bucket")` is `s3:/bucket`.
+A local location is a `pathlib.Path`; a remote one is a `UPath`, which has the methods of a `Path` without being one. Pass text to
+`location` and not to `Path`: `Path("s3://bucket")` is `s3:/bucket`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stjepa_cli.core.errors import ConfigError, NotReadyError
+from stjepa_cli.core.installation import how_to_install
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -28,25 +29,25 @@ if TYPE_CHECKING:
 else:
 
     class Location:
-        """`Path | UPath` to type checkers; at run time only the name that annotations resolve to."""
+        """`Path | UPath` for type checkers; at run time only the name that annotations resolve to."""
 
 
 _URL = re.compile(r"[a-z][a-z0-9+.:-]*://", re.IGNORECASE)
 _LOCAL_URL = re.compile(r"(file|local)://", re.IGNORECASE)
 _DRIVERS = {
-    **dict.fromkeys(("s3", "s3a"), "'stjepa[s3]'"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("http", "https"), "aiohttp requests"),
-    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+    **dict.fromkeys(("gs", "gcs"), ("gcsfs",)),
+    **dict.fromkeys(("http", "https"), ("aiohttp", "requests")),
+    **dict.fromkeys(("az", "abfs", "abfss"), ("adlfs",)),
 }
+_EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
 def location(place: str | Location) -> Location:
-    """What a path or URL names: text without a protocol and `file://` URLs a `Path`, other URLs a `UPath`.
+    """Turn text into a location: a `Path` for text without a protocol and `file://` URLs, a `UPath` for other URLs.
 
     Raises:
-        ConfigError: there is no such protocol.
-        NotReadyError: its driver is not installed, or its server does not answer.
+        ConfigError: The protocol is unknown.
+        NotReadyError: The driver of the protocol is not installed, or its server does not answer.
     """
     if not isinstance(place, str):
         return place
@@ -62,10 +63,11 @@ def _remote(url: str) -> UPath:
     try:
         place = UPath(url)
         with driver_errors():
-            _ = place.fs  # imports the driver
+            _ = place.fs  # this imports the driver
     except ImportError as error:
-        package = _DRIVERS.get(protocol)
-        fix = f"Type `pip install {package}`." if package else f"Install the package that gives fsspec the protocol {protocol}."
+        fix = f"Install the package that gives fsspec the protocol {protocol}."
+        if protocol in _DRIVERS or protocol in _EXTRAS:
+            fix = how_to_install(*_DRIVERS.get(protocol, ()), extra=_EXTRAS.get(protocol))
         raise NotReadyError(f"no driver for {protocol}:// is installed, which {url} needs", fix=fix) from error
     except ValueError as error:
         expected = "a path, or a URL with a protocol of fsspec, such as s3://bucket/folder"
@@ -76,24 +78,24 @@ def _remote(url: str) -> UPath:
 
 
 def is_local(place: Location) -> TypeIs[Path]:
-    """Whether a location is a path on this machine, not a URL."""
+    """Return True if a location is a path on this machine and not a URL."""
     return isinstance(place, Path)
 
 
 def is_location(value: object) -> TypeIs[Location]:
-    """Whether a value is a path or a URL, and not their text."""
-    upath = sys.modules.get("upath")  # as long as it is not imported there is no UPath
+    """Return True if a value is a `Path` or a `UPath`, and not text."""
+    upath = sys.modules.get("upath")  # if it is not imported, there is no UPath
     return isinstance(value, Path) or (upath is not None and isinstance(value, upath.UPath))
 
 
 def absolute(place: Location) -> Location:
-    """The same place for any working directory."""
+    """Return the location as an absolute path; URLs stay as they are."""
     return place.absolute() if is_local(place) else place
 
 
 @contextmanager
 def driver_errors() -> Iterator[None]:
-    """Drivers have exceptions of their own, for missing credentials or a lost connection: turn them into an `OSError`."""
+    """Turn a driver's own exceptions, for missing credentials or a lost connection, into an `OSError`."""
     try:
         yield
     except (OSError, ImportError):
@@ -106,10 +108,10 @@ def driver_errors() -> Iterator[None]:
 
 
 def is_folder(place: Location) -> bool:
-    """Whether there is such a folder; where a folder above is forbidden, there is not.
+    """Return True if a folder exists; False if a parent folder forbids looking.
 
     Raises:
-        OSError: its server does not say.
+        OSError: The server does not answer.
     """
     if is_local(place):
         return os.path.isdir(place)
@@ -118,10 +120,10 @@ def is_folder(place: Location) -> bool:
 
 
 def names(folder: Location) -> Iterator[str]:
-    """Names of what lies in a folder, in no order.
+    """Yield the names of the entries of a folder, in no particular order.
 
     Raises:
-        OSError: there is no such folder, or it cannot be read.
+        OSError: The folder does not exist or cannot be read.
     """
     if is_local(folder):
         with os.scandir(folder) as entries:
@@ -131,10 +133,10 @@ def names(folder: Location) -> Iterator[str]:
 
 
 def file_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, int]]:
-    """Name and bytes of the files in a folder that are `wanted`; a remote one takes one request, not one a file.
+    """Yield name and size in bytes of the `wanted` files in a folder, with a single request to a remote one.
 
     Raises:
-        OSError: there is no such folder, or it cannot be read.
+        OSError: The folder does not exist or cannot be read.
     """
     if is_local(folder):
         with os.scandir(folder) as entries:
@@ -142,15 +144,15 @@ def file_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, 
         return
     for name, entry in _listing(folder):
         if entry["type"] == "file" and name in wanted:
-            with driver_errors():  # web servers list names only
+            with driver_errors():  # web servers list names without sizes
                 yield name, folder.fs.size(entry["name"]) if entry["size"] is None else entry["size"]
 
 
 def total_bytes(place: Location) -> int:
-    """Bytes of all files below a folder, 0 if there is none.
+    """Return the total size in bytes of all files below a folder, 0 if it does not exist.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: The folder cannot be read.
     """
     if is_local(place):
         return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
@@ -159,13 +161,13 @@ def total_bytes(place: Location) -> int:
 
 
 def _listing(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and fsspec's record of what lies in a remote folder."""
+    """Yield name and fsspec record of each entry of a remote folder."""
     with driver_errors():
         entries = folder.fs.ls(folder.path, detail=True)
     for entry in entries:
         if entry["name"].strip("/") != folder.path.strip("/"):
             yield entry["name"].rstrip("/").rpartition("/")[2], entry
-        elif entry["type"] == "file" and not entry["name"].endswith("/"):  # an object store's mark of a folder does
+        elif entry["type"] == "file" and not entry["name"].endswith("/"):  # object stores mark a folder by such a name
             raise NotADirectoryError(f"{folder} is a file")
 
 
@@ -173,10 +175,13 @@ def _listing(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file, to read and seek in without a local copy.
+    """A remote file that can be read and seeked without a local copy.
+
+    Args:
+        place: Location of the file.
 
     Raises:
-        OSError: it is not there or cannot be read, at opening or at any later call.
+        OSError: The file does not exist or cannot be read, on opening or at any later call.
     """
 
     def __init__(self, place: UPath) -> None:

@@ -1,4 +1,4 @@
-"""Run a function over many items in threads: results in order, with bounded look-ahead."""
+"""Run a function over many items in threads, with results in order and bounded look-ahead."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int, look_ahead: int | None = None
 ) -> Generator[Result, None, None]:
-    """`map` with threads: what decodes, resizes or reads releases the interpreter's lock, so threads are enough.
+    """Map a function over items with threads; decoding, resizing and reading release the GIL, so threads suffice.
 
     Args:
-        function: called in a worker thread; what it raises is raised here, at its place in the order.
-        items: taken only `look_ahead` ahead of what was yielded, so that memory stays bounded; may be endless.
-        num_workers: threads.
-        look_ahead: items under way or waiting, by default four a worker.
+        function: Function to call in a worker thread; an exception is raised here, at its place in the order.
+        items: Items to map, consumed at most `look_ahead` ahead of the results, so that memory stays bounded; may be endless.
+        num_workers: Number of threads.
+        look_ahead: Number of items in flight or waiting to be yielded; four per worker by default.
+
+    Yields:
+        The results in the order of the items.
     """
     waiting: deque[Future[Result]] = deque()
     window = look_ahead or 4 * num_workers

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: one small protocol, silent unless someone listens."""
+"""Progress of long work: a small protocol between library code, which reports, and a listener, which shows."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """A piece of work in progress."""
 
-    def advance(self, count: int = 1, **figures: float) -> None:
-        """`count` more units are done; `figures` are shown beside the bar (loss, failures)."""
+    def advance(self, count: int = 1, **metrics: float) -> None:
+        """Report that `count` more units are done; `metrics` are shown beside the bar (loss, failures)."""
 
 
 class Progress(Protocol):
     """A listener to long work."""
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
-        """Open a task of `total` units (None where the number is not known)."""
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
+        """Open a task of `total` units (None if the number is unknown), of which an earlier session did `completed`."""
 
     def note(self, text: str) -> None:
-        """A message for a person, one line."""
+        """Show a message, one line."""
 
 
 class _Silent:
-    """Listens and says nothing."""
+    """A listener that shows nothing."""
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
         return nullcontext(self)
 
-    def advance(self, count: int = 1, **figures: float) -> None:
+    def advance(self, count: int = 1, **metrics: float) -> None:
         pass
 
     def note(self, text: str) -> None:

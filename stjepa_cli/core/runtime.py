@@ -1,4 +1,4 @@
-"""How a job runs on this machine: device, threads, batch size, and who is told of its progress. Nothing that decides a result."""
+"""How a job runs on this machine: device, threads, batch size and progress listener. Nothing here decides a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """One value instead of four parameters of every function on the way.
+    """Device, threads, batch size and progress listener, passed as a single value.
 
     Attributes:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -29,10 +29,10 @@ class Runtime:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device itself.
+        """The device as torch knows it.
 
         Raises:
-            NotReadyError: The device is not there.
+            ConfigError: The machine has no such device.
         """
         from stjepa_cli.core.devices import pick_device
 

@@ -1,7 +1,7 @@
-"""The nouns that every part shares: how a clip is cut, its lattice of tokens, which pixels a row holds, which teacher.
+"""Types that every room shares: clip geometry, token grid, reference to a clip's pixels, identity of a teacher.
 
-Standard library only, so that any part may know them. Shapes: `T` frames, `S` pixels a side, `N = t*h*w` tokens in
-(t, h, w) order.
+Standard library only, so that every room can import them. Shapes: `T` frames, `S` pixels per side, `N = t*h*w` tokens in (t, h, w)
+order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from stjepa_cli.core.locations import Location
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The lattice (t, h, w) of space-time tokens of a clip."""
+    """The grid (t, h, w) of space-time tokens of a clip.
+
+    Attributes:
+        t: Number of time steps.
+        h: Number of rows.
+        w: Number of columns.
+    """
 
     t: int
     h: int
@@ -32,7 +38,7 @@ class TokenGrid:
 
     @property
     def num_positions(self) -> int:
-        """Spatial positions, h * w: one tube each."""
+        """Number of spatial positions, h * w; each is a tube."""
         return self.h * self.w
 
     def __str__(self) -> str:
@@ -44,14 +50,14 @@ class ClipSpec:
     """How a clip is cut from a video and into tokens.
 
     Attributes:
-        num_frames: T, frames in a clip.
-        size_px: S, side of the square crop after resizing.
-        tubelet: frames in one token.
-        patch_px: side of one token in pixels.
-        sampling: `uniform` takes the middle frame of T equal segments of the whole video (TSN, arXiv 1608.00859);
-            `dense` takes T frames `stride` apart around the middle of the video, and spreads them as `uniform` does over a
-            video that is too short for that.
-        stride: frames between two taken ones, for `dense`.
+        num_frames: Number of frames T in a clip.
+        size_px: Side S of the square crop after resizing.
+        tubelet: Number of frames in a token.
+        patch_px: Side of a token in pixels.
+        sampling: `uniform` takes the middle frame of T equal segments of the whole video (TSN, arXiv 1608.00859); `dense` takes T
+            frames, `stride` apart, around the middle of the video, or
+            spread over the video as by `uniform` if it is too short for that.
+        stride: Distance in frames between sampled frames, for `dense`.
     """
 
     num_frames: int = 16
@@ -65,21 +71,21 @@ class ClipSpec:
         if self.sampling not in ("uniform", "dense"):
             raise ConfigError("unknown sampling", got=repr(self.sampling), expected="uniform or dense")
         if min(self.num_frames, self.size_px, self.tubelet, self.patch_px, self.stride) < 1:
-            raise ConfigError("a clip needs positive sizes", got=str(self))
+            raise ConfigError("the sizes of a clip must be positive", got=str(self))
         if self.num_frames % self.tubelet or self.size_px % self.patch_px:
             raise ConfigError(
-                "frames must be a multiple of the tubelet and the size one of the patch",
+                "frames must be a multiple of the tubelet, and the size a multiple of the patch",
                 got=f"{self.num_frames} frames by {self.tubelet}, {self.size_px} px by {self.patch_px}",
             )
 
     @property
     def grid(self) -> TokenGrid:
-        """The lattice of tokens that such a clip has."""
+        """The token grid of such a clip."""
         side = self.size_px // self.patch_px
         return TokenGrid(self.num_frames // self.tubelet, side, side)
 
     def frame_indices(self, num_source_frames: int) -> tuple[int, ...]:
-        """Indices of the frames to take from a video of `num_source_frames` frames (>= 1); short videos repeat frames.
+        """Return the indices of the frames to sample from a video of `num_source_frames` frames (>= 1); short videos repeat frames.
 
         ```text
         uniform, 4 of 12:   . 1 .  . 4 .  . 7 .  . 10 .
@@ -106,13 +112,13 @@ class CropBox:
 
 @dataclass(frozen=True)
 class ClipRef:
-    """One clip: enough to decode the same pixels again.
+    """A reference to a clip, enough to decode the same pixels again.
 
     Attributes:
-        path: the video file, a local path or a URL.
-        frame_indices: T indices of frames in presentation order.
-        crop: the part of each frame that is resized to the clip's size.
-        size_px: S.
+        path: Video file, a local path or a URL.
+        frame_indices: Indices of the T frames in presentation order.
+        crop: Part of each frame that is resized to the clip's size.
+        size_px: Side S of the clip.
     """
 
     path: Location
@@ -123,23 +129,23 @@ class ClipRef:
 
 @dataclass(frozen=True)
 class TeacherCard:
-    """Which frozen model made a set of latents.
+    """Identity of the frozen model that computed a set of latents.
 
     Attributes:
-        name: the id, folder name or built-in name that was asked for.
-        kind: the plug-in that ran it (`videomae`, `hog`).
-        revision: commit of the hub snapshot, `local` for a folder, the algorithm's version for a built-in.
-        weights_digest: sha256 over the weights (or over the parameters of a built-in), 64 hex digits.
-        licence: as the model's card states it, `unknown` if it does not.
-        dim: E, width of a token.
-        clip: the clips that it takes.
-        token_norm: `layernorm` if tokens are normalised before projection, `none` if they are used as they come.
-        settings_digest: sha256 over what decides how the weights are applied (configuration, colours), 64 hex digits; empty for
-            a built-in, whose weights digest has them.
-        layers: Numbers of the blocks whose tokens stand side by side, 1 the first; `dim` and `token_norm` are those of the
-            result. None for the tokens that the model ends with.
-        saw_labels: `yes`, `no` or `unknown`: whether labels were used to train the weights, directly or through a teacher of its
-            own. None in headers of earlier versions, which means unknown. It is information and no part of a cache's identity.
+        name: Id, folder name or built-in name that was asked for.
+        kind: Plug-in that runs it (`videomae`, `hog`).
+        revision: Commit of the hub snapshot, `local` for a folder, or the algorithm's version for a built-in.
+        weights_digest: sha256 of the weights (or of the parameters of a built-in), 64 hex digits.
+        licence: Licence as stated by the model card, `unknown` if it states none.
+        dim: Width E of a token.
+        clip: Clips that it takes.
+        token_norm: `layernorm` if tokens are normalised before projection, `none` if they are used unchanged.
+        settings_digest: sha256 of the settings that decide how the weights are applied (configuration, colour normalisation), 64 hex
+            digits; empty for a built-in, whose `weights_digest` covers them.
+        layers: Numbers of the blocks whose tokens are concatenated, counted from 1; `dim` and `token_norm` describe the result. None
+            for the model's final tokens.
+        saw_labels: `yes`, `no` or `unknown`: labels were used to train the weights, directly or through a teacher of its own. None in
+            headers of earlier versions, which means unknown. It is information and no part of a cache's identity.
     """
 
     name: str
@@ -156,13 +162,13 @@ class TeacherCard:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON-able value or a dataclass, independent of key order; 64 hex digits."""
+    """Return the sha256 of a JSON-able value or a dataclass, independent of key order, as 64 hex digits."""
     plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what decides the numbers that are stored; left out where not installed."""
+    """Return the versions of the packages that decide stored numbers; packages that are not installed are left out."""
     found: dict[str, str] = {}
     for name in ("stjepa", "torch", "torchcodec", "transformers", "zarr"):
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stjepa_cli.core.errors import NotReadyError, VideoError, storage_errors
+from stjepa_cli.core.installation import how_to_install
 from stjepa_cli.core.locations import Location, RemoteFile, is_local
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
 from stjepa_cli.data.containers import Source, check_file, check_whole, cut_short, first_line, reading
@@ -221,7 +222,7 @@ def _torchcodec() -> Any:
         import torchcodec.decoders
         import torchcodec.encoders
     except ImportError as error:
-        raise NotReadyError("torchcodec is not installed", fix="Type `pip install 'torchcodec~=0.13.0'`.") from error
+        raise NotReadyError("torchcodec is not installed", fix=how_to_install("torchcodec~=0.13.0")) from error
     except (RuntimeError, OSError) as error:
         raise NotReadyError("torchcodec cannot load FFmpeg's libraries", fix=INSTALL_FFMPEG) from error
     return torchcodec

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.errors import CheckpointError
+from stjepa_cli.core.errors import CheckpointError, UnreadableError
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import ClipSpec, digest, software_versions
-from stjepa_cli.models.checkpoint import read_metadata, read_tensors, write_tensors
+from stjepa_cli.models.tensor_file import read_metadata, read_tensors, write_tensors
 
 HEADER = "stjepa_features"
 
@@ -84,7 +84,7 @@ class FeatureFolder:
         for path in sorted(self.path.glob("*.safetensors")):
             try:
                 header, values = self._checked(path)
-            except (CheckpointError, KeyError, ValueError, TypeError, OSError) as error:
+            except (CheckpointError, UnreadableError, KeyError, ValueError, TypeError, OSError) as error:
                 progress.note(self._reject(path, error))
                 continue
             for (name, mark), row in zip(header["rows"], values, strict=True):
@@ -114,7 +114,6 @@ class FeatureFolder:
         header |= {"digest": content, "encoder": encoder, "software": software_versions()}
         path = self._free_path(content[:16])
         write_tensors(path, {"values": values}, {HEADER: json.dumps(header, sort_keys=True)})
-        path.chmod(self.path.stat().st_mode & 0o666)  # safetensors makes files for their owner only
         return path
 
     def _free_path(self, stem: str) -> Path:

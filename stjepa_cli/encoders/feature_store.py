@@ -27,7 +27,7 @@ from stjepa_cli.encoders.feature_files import FeatureFolder, FeatureSpec, Key, R
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.fingerprints import fingerprint
 from stjepa_cli.encoders.resolve import at_layer
-from stjepa_cli.models.checkpoint import read_tensors
+from stjepa_cli.models.tensor_file import read_tensors
 
 SHARD_VIDEOS = 512
 SHARD_BYTES = 1 << 28

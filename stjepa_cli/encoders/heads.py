@@ -14,7 +14,7 @@ from stjepa_cli.core.errors import CheckpointError, ConfigError, StjepaError
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.models.attentive import initial_weights, num_self_blocks, pooled_logits, rows_at_once
-from stjepa_cli.models.checkpoint import read_metadata, read_tensors, write_tensors
+from stjepa_cli.models.tensor_file import read_metadata, read_tensors, write_tensors
 
 KINDS = ("linear", "attentive")
 SCHEMA = 1

@@ -16,9 +16,10 @@ from stjepa_cli.encoders.base import Encoder, EncoderCard, LabelUse
 from stjepa_cli.encoders.pixel_encoder import PixelEncoder
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
-from stjepa_cli.models.checkpoint import list_checkpoints, list_tensors, newest_checkpoint, read_header
+from stjepa_cli.models.checkpoint import list_checkpoints, newest_checkpoint, read_header
 from stjepa_cli.models.release import CONFIG, MODEL_TYPE, read_config
 from stjepa_cli.models.student import Student
+from stjepa_cli.models.tensor_file import list_tensors
 from stjepa_cli.teachers.base import open_teacher, survey
 
 UNTRAINED = "untrained"

@@ -196,7 +196,7 @@ def _bars(stats: Sequence[ClassStats], classes: Sequence[str], caption: str = ""
     ]
     accuracies = [one.right / one.videos for one in stats]
     columns = ("class", "right", "most often taken for")
-    return html.wrapped(columns, rows, widths=(38, 26, 36), numbers=(1,), shares=accuracies, caption=caption)
+    return html.wrapped(columns, rows, widths=(38, 26, 36), numbers=(1,), bars=accuracies, caption=caption)
 
 
 def _confusions(result: EvaluationResult, shown: ShownProbe | None) -> Iterator[str]:

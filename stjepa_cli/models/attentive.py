@@ -1,9 +1,9 @@
-"""Tokens to class scores by attentive pooling, for H heads at once: every weight has them as its leading axis.
+"""Attentive pooling from tokens to class scores, for H heads at once: every weight has the heads as its leading axis.
 
-V-JEPA 2's attentive probe (arXiv 2506.09985): self-attention blocks, then one cross-attention block with a learned query, then a
-linear layer. Without self-attention blocks the pooling alone is left. Tokens are read once for all heads, and keys and values are
-never made for every token: a learned query is turned back through the key weights instead, and values are made of what was
-pooled, which is the same sum in another order at a D / heads of the cost.
+This is V-JEPA 2's attentive probe (arXiv 2506.09985): self-attention blocks, then a cross-attention block with a learned query, then
+a linear layer; without self-attention blocks only the pooling remains. Tokens are read once for all heads. Keys and values are never
+computed per token: the learned query is projected back through the key weights, and values are computed after pooling. This is the
+same sum in another order, at heads / D of the cost.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch import Tensor
 
 MAX_ATTENTION_HEADS = 16
 MLP_RATIO = 4
-NUMBERS_AT_ONCE = 1 << 27  # activations kept for the way back, about 0.5 GB of float32
+MAX_ACTIVATIONS = 1 << 27  # numbers kept for the backward pass, about 0.5 GB of float32
 _PER_BLOCK, _PER_POOLING = 32, 4  # activations that a block keeps, in copies of its tokens
 
 Weights = Mapping[str, Tensor]
 
 
 def num_attention_heads(dim: int) -> int:
-    """The largest divisor of `dim` up to 16."""
+    """Return the largest divisor of `dim` up to 16."""
     return max(n for n in range(1, MAX_ATTENTION_HEADS + 1) if dim % n == 0)
 
 
 def initial_weights(dim: int, num_classes: int, num_blocks: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """One head's weights, float32, without a leading axis; linear ones (in, out) from Xavier's uniform range.
+    """Return the initial weights of one head, float32 without a leading axis; linear weights (in, out) are Xavier uniform.
 
     Args:
-        dim: D of the tokens.
-        num_classes: C.
-        num_blocks: self-attention blocks before the pooling.
-        generator: on the CPU, what is drawn from.
+        dim: Width D of the tokens.
+        num_classes: Number of classes C.
+        num_blocks: Number of self-attention blocks before the pooling.
+        generator: Random generator on the CPU.
     """
     linears = {"pool.q": (dim, dim), "pool.k": (dim, dim), "pool.v": (dim, dim)}
     for prefix in (*(f"blocks.{i}." for i in range(num_blocks)), "pool."):
@@ -46,7 +46,7 @@ def initial_weights(dim: int, num_classes: int, num_blocks: int, generator: torc
         bound = (6 / sum(linears[name])) ** 0.5
         weights[f"{name}.weight"] = torch.empty(linears[name]).uniform_(-bound, bound, generator=generator)
         weights[f"{name}.bias"] = torch.zeros(linears[name][1])
-    del weights["pool.k.bias"]  # softmax over tokens takes it away
+    del weights["pool.k.bias"]  # softmax over tokens cancels it
     for prefix in (*(f"blocks.{i}." for i in range(num_blocks)), "pool."):
         for norm in ("norm", "mlp_norm"):
             weights |= {f"{prefix}{norm}.weight": torch.ones(dim), f"{prefix}{norm}.bias": torch.zeros(dim)}
@@ -54,7 +54,7 @@ def initial_weights(dim: int, num_classes: int, num_blocks: int, generator: torc
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay is for the weight `name`: matrices and the query, not norms and biases."""
+    """Return True if weight decay applies to the weight `name`: to matrices and the query, not to norms and biases."""
     return name == "pool.query" or (name.endswith(".weight") and "norm" not in name)
 
 
@@ -63,23 +63,23 @@ def num_self_blocks(weights: Weights) -> int:
 
 
 def rows_at_once(weights: Weights, num_tokens: int) -> int:
-    """How many rows of L tokens fit in memory for a step of all heads."""
+    """Return how many rows of L tokens fit in memory for a step of all heads."""
     num_heads, dim = weights["pool.query"].shape
     copies = num_heads * _PER_BLOCK * num_self_blocks(weights) + _PER_POOLING * (1 + num_heads * num_attention_heads(dim) // dim)
-    return max(1, NUMBERS_AT_ONCE // (copies * num_tokens * dim))
+    return max(1, MAX_ACTIVATIONS // (copies * num_tokens * dim))
 
 
 def pooled_logits(weights: Weights, tokens: Tensor) -> Tensor:
-    """Class scores of every head.
+    """Compute the class scores of every head.
 
     Args:
-        weights: each (H, ...), as `initial_weights` names them.
-        tokens: float32 (B, L, D), standardised.
+        weights: Tensors (H, ...), named as by `initial_weights`.
+        tokens: Tensor float32 (B, L, D), standardised.
 
     Returns:
-        float (H, B, C).
+        Class scores, float (H, B, C).
     """
-    x = tokens[None]  # (1, B, L, D) for as long as all heads see the same
+    x = tokens[None]  # (1, B, L, D) as long as all heads see the same
     for i in range(num_self_blocks(weights)):
         prefix = f"blocks.{i}."
         x = x + _self_attention(weights, prefix, x)
@@ -90,14 +90,14 @@ def pooled_logits(weights: Weights, tokens: Tensor) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(1 or H, ..., D) through (H, D, O) to (H, ..., O)."""
+    """Apply weights (H, D, O) to (1 or H, ..., D), giving (H, ..., O)."""
     rows = x.flatten(1, -2)
-    found = torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[1:]), weight)
-    return found.view(len(weight), *x.shape[1:-1], weight.shape[2])
+    out = torch.baddbmm(bias[:, None], rows.expand(len(weight), *rows.shape[1:]), weight)
+    return out.view(len(weight), *x.shape[1:-1], weight.shape[2])
 
 
 def _norm_linear(weights: Weights, x: Tensor, norm: str, linear: str) -> Tensor:
-    """A layer norm and the linear layer behind it, whose weights take the norm's scale and shift into themselves."""
+    """Apply a layer norm and the linear layer behind it, folding the norm's scale and shift into the linear weights."""
     scale, shift, weight = weights[f"{norm}.weight"], weights[f"{norm}.bias"], weights[f"{linear}.weight"]
     bias = weights[f"{linear}.bias"] + (shift[:, None] @ weight)[:, 0]
     return _linear(F.layer_norm(x, x.shape[-1:]), scale[:, :, None] * weight, bias)
@@ -109,7 +109,7 @@ def _mlp(weights: Weights, prefix: str, x: Tensor) -> Tensor:
 
 
 def _self_attention(weights: Weights, prefix: str, x: Tensor) -> Tensor:
-    """(1 or H, B, L, D) to (H, B, L, D)."""
+    """Apply self-attention to (1 or H, B, L, D), giving (H, B, L, D)."""
     n = num_attention_heads(x.shape[-1])
     qkv = _norm_linear(weights, x, f"{prefix}norm", f"{prefix}qkv")
     h, b, length, _ = qkv.shape
@@ -119,19 +119,19 @@ def _self_attention(weights: Weights, prefix: str, x: Tensor) -> Tensor:
 
 
 def _pool(weights: Weights, x: Tensor) -> Tensor:
-    """Cross-attention of the learned query over (1 or H, B, L, D), to (H, B, D).
+    """Apply cross-attention of the learned query to (1 or H, B, L, D), giving (H, B, D).
 
-    Softmax over tokens ignores what is the same for all of them (a key bias, the norm's shift), and its shares sum to 1.
+    Softmax over tokens cancels terms that are the same for all tokens (a key bias, the norm's shift), and its weights sum to 1.
     """
     query, scale, shift = weights["pool.query"], weights["pool.norm.weight"], weights["pool.norm.bias"]
     (h, dim), (groups, b) = query.shape, x.shape[:2]
     n = num_attention_heads(dim)
     x = F.layer_norm(x, (dim,))
-    asked = (query[:, None] @ weights["pool.q.weight"])[:, 0] + weights["pool.q.bias"]
+    q = (query[:, None] @ weights["pool.q.weight"])[:, 0] + weights["pool.q.bias"]
     keys = weights["pool.k.weight"].view(h, dim, n, dim // n)
-    seen = torch.einsum("hdnk,hnk->hnd", keys, asked.view(h, n, -1)) * scale[:, None] * (dim // n) ** -0.5
-    shares = (x @ seen.reshape(groups, 1, -1, dim).mT).softmax(dim=2)  # (1 or H, B, L, heads)
-    pooled = (shares.mT @ x).view(groups, b, h // groups, n, dim).transpose(1, 2).reshape(h, b, n, dim)
+    q_back = torch.einsum("hdnk,hnk->hnd", keys, q.view(h, n, -1)) * scale[:, None] * (dim // n) ** -0.5
+    attention = (x @ q_back.reshape(groups, 1, -1, dim).mT).softmax(dim=2)  # (1 or H, B, L, heads)
+    pooled = (attention.mT @ x).view(groups, b, h // groups, n, dim).transpose(1, 2).reshape(h, b, n, dim)
     pooled = pooled * scale[:, None, None] + shift[:, None, None]
     values = torch.einsum("hbnd,hdnk->hbnk", pooled, weights["pool.v.weight"].view(h, dim, n, dim // n))
     return query[:, None] + values.reshape(h, b, dim) + weights["pool.v.bias"][:, None]

@@ -1,29 +1,24 @@
-"""Checkpoints: tensors with a typed header in safetensors files, written atomically. Nothing is ever unpickled.
-
-The one place that knows safetensors. Tensors are grouped by the first part of their names: `student.`, `predictor.`.
-"""
+"""Checkpoints: a typed header and the tensors of a run in one safetensors file, the optimizer's state in a second one beside it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
-from stjepa_cli.core.files import replacing
+from stjepa_cli.core.schema import refuse_newer
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard
+from stjepa_cli.models.tensor_file import read_metadata, read_tensors, write_tensors
 
 SCHEMA = 1
+_HEADER, _STEP = "stjepa", "step"
 _NAME = re.compile(r"checkpoint_step(\d+)\.safetensors")
 
 
@@ -32,15 +27,16 @@ class CheckpointHeader:
     """Where a checkpoint comes from and how to build its student.
 
     Attributes:
-        step: optimizer steps taken.
-        epoch: whole epochs done.
-        run: the description of the run.
-        clip: the clips that the student takes.
-        latent_dim: E, width of the latents that it predicted.
-        teacher: who made the latents.
-        cache_digest: digest of the cache's header.
-        dataset: name and split, `ssv2/train`.
-        software: versions of what wrote it.
+        step: Number of optimizer steps taken.
+        epoch: Number of whole epochs done.
+        run: Configuration of the run.
+        clip: Clips that the student takes.
+        latent_dim: Width E of the latents that it predicts.
+        teacher: Teacher that computed the latents.
+        cache_digest: Digest of the cache's header.
+        dataset: Name and split of the data set, `ssv2/train`.
+        software: Versions of the software that wrote the checkpoint.
+        schema: Version of this format.
         second_latent_dim: Width of the latents of a second cache, 0 without one.
         second_cache_digest: Digest of its header, empty without one.
     """
@@ -59,36 +55,27 @@ class CheckpointHeader:
     second_cache_digest: str = ""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """Name, shape and type of one stored tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"checkpoint_step{step}.safetensors"
 
 
 def optimizer_path(checkpoint: Path) -> Path:
-    """Where the optimizer's state of a checkpoint lies."""
+    """Return the path of the optimizer's state that belongs to a checkpoint."""
     return checkpoint.with_name(checkpoint.stem + ".optimizer.safetensors")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, by step."""
+    """List the checkpoints in a folder by ascending step."""
     found = [(int(match[1]), path) for path in folder.glob("checkpoint_step*.safetensors") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found)]
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the highest step in a folder.
+    """Return the checkpoint with the highest step in a folder.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: The folder holds no checkpoint.
     """
     found = list_checkpoints(folder)
     if not found:
@@ -97,80 +84,67 @@ def newest_checkpoint(folder: Path) -> Path:
 
 
 def write_checkpoint(path: Path, header: CheckpointHeader, tensors: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint and, before it, its optimizer state: a checkpoint that is there is whole.
+    """Write a checkpoint. The optimizer's state is written first, so that a checkpoint that exists is complete.
+
+    Args:
+        path: Where the checkpoint goes, as `checkpoint_path` returns it.
+        header: Header of the checkpoint.
+        tensors: Tensors by name, grouped as `student.…`, `predictor.…`, `ema.…`.
+        optimizer: State of the optimizer by name.
 
     Raises:
-        StjepaError: the disk is full or cannot be written.
+        StjepaError: The disk is full or cannot be written.
     """
-    write_tensors(optimizer_path(path), optimizer, {"step": str(header.step)})
-    write_tensors(path, tensors, {"stjepa": json.dumps(to_dict(header), sort_keys=True)})
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file that is either there and whole, or not there."""
-    with replacing(path) as part:
-        try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
+    write_tensors(optimizer_path(path), optimizer, {_STEP: str(header.step)})
+    write_tensors(path, tensors, {_HEADER: json.dumps(to_dict(header), sort_keys=True)})
 
 
 def read_header(path: Path) -> CheckpointHeader:
-    """The header alone, without loading a tensor.
+    """Read the header of a checkpoint without loading a tensor.
 
     Raises:
-        CheckpointError: missing, truncated, or not one of stjepa's checkpoints.
+        CheckpointError: The file is missing, truncated, damaged, or not a checkpoint of stjepa.
+        UnreadableError: The file cannot be read, or a newer version wrote it.
     """
-    text = read_metadata(path).get("stjepa")
+    text = read_metadata(path).get(_HEADER)
     if text is None:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of stjepa", expected="a header named stjepa")
     try:
-        return from_dict(CheckpointHeader, json.loads(text), where=f"the header of {path}")
-    except (ConfigError, json.JSONDecodeError) as error:
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ConfigError("it is not a JSON object")
+        refuse_newer(data, SCHEMA, f"the checkpoint {path}")
+        return from_dict(CheckpointHeader, data, where=f"the header of {path}")
+    except (ConfigError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the header of {path} cannot be understood", got=str(error)) from error
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The names and texts that were given to `write_tensors`, without loading a tensor.
+def read_optimizer(checkpoint: Path, step: int) -> dict[str, Tensor]:
+    """Read the optimizer's state that belongs to a checkpoint.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        step: Step of the checkpoint.
 
     Raises:
-        CheckpointError: missing or truncated.
+        CheckpointError: The state is missing, damaged, or belongs to another step.
+        UnreadableError: The file cannot be read.
     """
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
+    path = optimizer_path(checkpoint)
+    found = read_metadata(path).get(_STEP)
+    if found != str(step):
+        raise CheckpointError(f"{path} belongs to another checkpoint", got=f"step {found}", expected=f"step {step}")
+    return read_tensors(path)
 
 
-def list_tensors(path: Path) -> tuple[TensorInfo, ...]:
-    """Names, shapes and types of the tensors in a file, without loading them."""
-    with _opened(path) as file:
-        slices = [(name, file.get_slice(name)) for name in sorted(file.keys())]
-        return tuple(TensorInfo(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices)
-
-
-def read_tensors(path: Path, group: str = "") -> dict[str, Tensor]:
-    """The tensors of a group (`student`), without the group's name in theirs; all of them if it is empty.
+def check_checkpoint(path: Path) -> CheckpointHeader:
+    """Read a checkpoint and its optimizer's state completely, and return its header.
 
     Raises:
-        CheckpointError: missing or truncated.
+        CheckpointError: A file is missing or damaged, or the two do not belong together.
+        UnreadableError: A file cannot be read.
     """
-    prefix = f"{group}." if group else ""
-    with _opened(path) as file:
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}", fix="Type `stjepa pretrain` to make one.") from error
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} is no whole safetensors file", got=reason, fix="Use an earlier checkpoint of the run.") from error
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """Safetensors wraps what the system said in text; get its number back."""
-    match = re.search(r"os error (\d+)", str(error))
-    return OSError(int(match[1]), str(error)) if match else error
+    header = read_header(path)
+    read_tensors(path)
+    read_optimizer(path, header.step)
+    return header

@@ -1,4 +1,4 @@
-"""Use case: what differs between two checkpoints."""
+"""Use case: compare two checkpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.core.serialization import to_dict
-from stjepa_cli.models.checkpoint import CheckpointHeader, TensorInfo, list_tensors, newest_checkpoint, read_header, read_tensors
+from stjepa_cli.models.checkpoint import CheckpointHeader, newest_checkpoint, read_header
+from stjepa_cli.models.tensor_file import TensorInfo, list_tensors, read_tensors
 
 
 @dataclass(frozen=True)
 class Change:
-    """A field of the header, or the shape of a tensor, in the one and in the other; None where it is not there."""
+    """A value that differs, a header field or the shape of a tensor; None where a checkpoint lacks it."""
 
     name: str
     old: Any
@@ -26,12 +27,13 @@ class Change:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How far a tensor of one shape in both is from the other.
+    """Distance between two tensors of the same name and shape.
 
     Attributes:
-        relative: L2 norm of the difference over that of the old tensor; None where the old one is all zeros, or something is
-            not finite.
-        max_abs: largest absolute difference; None where something is not finite.
+        name: Name of the tensor.
+        relative: L2 norm of the difference divided by that of the old tensor; None if the old tensor is all zeros or a value is not
+            finite.
+        max_abs: Largest absolute difference; None if a value is not finite.
     """
 
     name: str
@@ -41,17 +43,17 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class CheckpointDifference:
-    """What differs between two checkpoints.
+    """Differences between two checkpoints.
 
     Attributes:
-        old: the one.
-        new: the other.
-        header: fields that differ, by dotted name.
-        only_old: tensors that only the one has.
-        only_new: tensors that only the other has.
-        shapes: tensors of another shape or type, `3x4 F32`.
-        tensors: those in both and of one shape that differ, the largest relative difference first.
-        equal: how many tensors are equal.
+        old: First checkpoint.
+        new: Second checkpoint.
+        header: Header fields that differ, by dotted name.
+        only_old: Names of tensors that only the first has.
+        only_new: Names of tensors that only the second has.
+        shapes: Tensors whose shape or type differs, as `3x4 F32`.
+        tensors: Tensors of the same shape that differ, largest relative difference first.
+        equal: Number of equal tensors.
     """
 
     old: Path
@@ -64,15 +66,15 @@ class CheckpointDifference:
     equal: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The difference as JSON-able values."""
+        """Return the differences as JSON-able values."""
         return asdict(self) | {"old": str(self.old), "new": str(self.new)}
 
 
 def compare_checkpoints(old: Path, new: Path) -> CheckpointDifference:
-    """Compare two checkpoints, headers and tensors; a folder stands for its newest.
+    """Compare headers and tensors of two checkpoints; a folder stands for its newest one.
 
     Raises:
-        CheckpointError: one is missing, truncated, or not a checkpoint of stjepa.
+        CheckpointError: A checkpoint is missing, truncated, or not one of stjepa.
     """
     old, new = (newest_checkpoint(path) if path.is_dir() else path for path in (old, new))
     header = _changes(_fields(read_header(old)), _fields(read_header(new)))
@@ -94,7 +96,7 @@ def compare_checkpoints(old: Path, new: Path) -> CheckpointDifference:
 
 
 def _fields(header: CheckpointHeader) -> dict[str, Any]:
-    """A header as dotted names, `run.optimizer.lr`."""
+    """Flatten a header to dotted names, `run.optimizer.lr`."""
     flat: dict[str, Any] = {}
     pending = list(to_dict(header).items())
     while pending:
@@ -116,7 +118,7 @@ def _described(tensor: TensorInfo) -> str:
 
 
 def _difference(name: str, old: Tensor, new: Tensor) -> TensorDifference | None:
-    """None if the two are equal, NaNs in the same places counted as equal."""
+    """Return the difference of two tensors, or None if they are equal; NaNs in the same places count as equal."""
     a, b = old.double(), new.double()
     if torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan()):
         return None
@@ -128,6 +130,6 @@ def _difference(name: str, old: Tensor, new: Tensor) -> TensorDifference | None:
 
 
 def _size(difference: TensorDifference) -> tuple[bool, float, float]:
-    """What is not finite comes first, then what was all zeros, then by relative difference."""
+    """Sort key: values that are not finite rank highest, then tensors that were all zeros, then by relative difference."""
     relative, max_abs = difference.relative, difference.max_abs
     return max_abs is None, math.inf if relative is None else relative, max_abs or 0.0

@@ -1,4 +1,4 @@
-"""Use case: look into a file without running anything."""
+"""Use case: show what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Any
 import torch
 
 from stjepa_cli.core.serialization import to_dict
-from stjepa_cli.models.checkpoint import CheckpointHeader, TensorInfo, list_tensors, newest_checkpoint, read_header, read_tensors
+from stjepa_cli.models.checkpoint import CheckpointHeader, newest_checkpoint, read_header
+from stjepa_cli.models.tensor_file import TensorInfo, list_tensors, read_tensors
 
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Of the finite numbers of one tensor; None where there are none.
+    """Statistics over the finite values of a tensor; None if it has none.
 
     Attributes:
-        nonfinite: how many are a NaN or an infinity.
+        mean: Mean.
+        std: Standard deviation.
+        min: Lowest value.
+        max: Highest value.
+        nonfinite: Number of values that are NaN or infinite.
     """
 
     mean: float | None
@@ -31,13 +36,15 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
-        parameters: numbers in the file.
-        student_parameters: numbers of the encoder among them.
-        tensors: names, shapes and types.
-        statistics: by tensor; None if no tensor was loaded.
+        path: The file.
+        header: Its header.
+        parameters: Number of values in the file.
+        student_parameters: Number of values that belong to the encoder.
+        tensors: Names, shapes and types of the tensors.
+        statistics: Statistics by tensor; None if no tensor was loaded.
     """
 
     path: Path
@@ -49,11 +56,11 @@ class CheckpointReport:
 
     @property
     def finite(self) -> bool | None:
-        """No tensor holds a NaN or an infinity; None if that was not looked at."""
+        """True if no tensor holds a NaN or an infinity; None if the tensors were not loaded."""
         return None if self.statistics is None else all(found.nonfinite == 0 for found in self.statistics.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
+        """Return the report as JSON-able values."""
         header = to_dict(self.header)
         return {
             "path": str(self.path),
@@ -76,14 +83,14 @@ class CheckpointReport:
 
 
 def inspect_checkpoint(path: Path, *, stats: bool = False) -> CheckpointReport:
-    """Read a checkpoint, or the newest of a folder.
+    """Read a checkpoint, or the newest one of a folder.
 
     Args:
-        path: a checkpoint or a folder of them.
-        stats: load the tensors too, for their statistics; without it only the header is read.
+        path: Checkpoint, or a folder of checkpoints.
+        stats: Load the tensors and compute their statistics; otherwise only the header is read.
 
     Raises:
-        CheckpointError: missing, truncated, or not a checkpoint of stjepa.
+        CheckpointError: The checkpoint is missing, truncated, or not one of stjepa.
     """
     file = newest_checkpoint(path) if path.is_dir() else path
     header, tensors = read_header(file), list_tensors(file)

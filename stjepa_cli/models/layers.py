@@ -1,4 +1,4 @@
-"""Transformer parts on (B, L, D) tokens: attention, MLP, joint and factorized blocks, positions, and what they cost."""
+"""Transformer layers on (B, L, D) tokens: attention, MLP, joint and factorized blocks, positions, and their FLOPs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class JointBlock(nn.Module):
 class FactorizedBlock(nn.Module):
     """A pre-norm block on a regular (B, t, k, D) grid: attention over time, then over space, then the MLP.
 
-    The divided attention of TimeSformer (arXiv 2102.05095). Rows never look across: a position attends to itself at
-    other times, then to the other positions of its own time.
+    This is the divided attention of TimeSformer (arXiv 2102.05095): a position attends to itself at other time steps, then to the
+    other positions of its own time step.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
@@ -78,9 +78,9 @@ def tubelets(clips: Tensor, spec: ClipSpec) -> Tensor:
 
 
 def sincos_positions(grid: TokenGrid, dim: int) -> Tensor:
-    """Fixed 3-D sine and cosine positions (N, dim) of a lattice, float32; a quarter of `dim` for time, the rest for space.
+    """Return fixed 3-D sine and cosine positions float32 (N, dim) of a token grid; a quarter of `dim` encodes time, the rest space.
 
-    Computed from the lattice, never learned, so that other lengths and sizes need no new parameters.
+    They are computed from the grid and never learned, so that other clip lengths and sizes need no new parameters.
     """
     t_dim = dim // 4 // 2 * 2
     h_dim = (dim - t_dim) // 2 // 2 * 2
@@ -97,9 +97,9 @@ def _sincos(positions: Tensor, dim: int) -> Tensor:
 
 
 def init_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw every linear weight from Xavier's uniform range, as MAE does (arXiv 2111.06377); zero biases, unit norms.
+    """Initialise linear weights with Xavier uniform, as MAE does (arXiv 2111.06377), biases with 0 and norms with 1.
 
-    A fixed deviation of 0.02 suits wide models only: a narrow one starts so close to zero that it stays at chance for long.
+    A fixed standard deviation of 0.02 suits wide models only: a narrow one starts so close to zero that it stays at chance for long.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear):
@@ -112,16 +112,16 @@ def init_weights(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def linear_flops(num_tokens: int, in_dim: int, out_dim: int) -> int:
-    """Floating point operations of a linear layer, a multiply-add counted as two."""
+    """Return the floating-point operations of a linear layer; a multiply-add counts as two."""
     return 2 * num_tokens * in_dim * out_dim
 
 
 def attention_flops(num_sequences: int, length: int, dim: int) -> int:
-    """Floating point operations of self-attention with its projections over sequences of `length` tokens."""
+    """Return the floating-point operations of self-attention and its projections over sequences of `length` tokens."""
     tokens = num_sequences * length
     return linear_flops(tokens, dim, 4 * dim) + 4 * num_sequences * length * length * dim
 
 
 def mlp_flops(num_tokens: int, dim: int, ratio: float) -> int:
-    """Floating point operations of an MLP."""
+    """Return the floating-point operations of an MLP."""
     return 2 * linear_flops(num_tokens, dim, int(dim * ratio))

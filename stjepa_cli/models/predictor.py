@@ -1,4 +1,4 @@
-"""The predictor: from the student's visible tokens to the latents of hidden ones. Trained beside the student, never released."""
+"""The predictor, from the student's visible tokens to the latents of hidden ones. It is trained with the student, never released."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stjepa_cli.models.masking import Mask
 class Predictor(nn.Module):
     """Predicts the latents of hidden tokens from the student's visible ones.
 
-    Learned mask tokens, told apart by their positions, join the context; joint blocks mix them (I-JEPA, arXiv 2301.08243).
+    A learned mask token with the position of each hidden token joins the context; joint blocks mix them (I-JEPA, arXiv 2301.08243).
 
     Args:
-        config: sizes.
-        grid: the lattice of the clip.
-        context_dim: D, width of the student.
-        out_dim: E, width of the latents.
-        generator: draws the initial weights.
+        config: Sizes of the predictor.
+        grid: Token grid of the clip.
+        context_dim: Width D of the student.
+        out_dim: Width E of the latents.
+        generator: Random generator for the initial weights.
     """
 
     MLP_RATIO = 4.0
@@ -40,18 +40,24 @@ class Predictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 
     def forward(self, context: Tensor, mask: Mask, *, visible_too: bool = False) -> Tensor:
-        """Context (B, K, D) of the tokens `mask.visible` to predictions (B, M, E) for the tokens `mask.predict`.
+        """Predict latents.
 
-        With `visible_too`, (B, K + M, E): those for the visible tokens come first.
+        Args:
+            context: Tokens (B, K, D) of the student at `mask.visible`.
+            mask: Mask that says which tokens are visible and which ones to predict.
+            visible_too: Predict the latents of the visible tokens too.
+
+        Returns:
+            Predictions (B, M, E) for the tokens `mask.predict`; with `visible_too` (B, K + M, E), those for visible tokens first.
         """
-        known, asked = self.positions[mask.visible], self.positions[mask.predict]
-        x = torch.cat([self.embed(context) + known, self.mask_token + asked], dim=1)
+        visible, hidden = self.positions[mask.visible], self.positions[mask.predict]
+        x = torch.cat([self.embed(context) + visible, self.mask_token + hidden], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.out(self.norm(x if visible_too else x[:, context.shape[1] :]))  # type: ignore[no-any-return]
 
     def flops(self, num_visible: int, num_predicted: int) -> int:
-        """Floating point operations of one forward pass of one clip."""
+        """Return the floating-point operations of a forward pass of one clip."""
         n, c = num_visible + num_predicted, self.config
         block = attention_flops(1, n, c.dim) + mlp_flops(n, c.dim, self.MLP_RATIO)
         ends = linear_flops(num_visible, self.embed.in_features, c.dim) + linear_flops(num_predicted, c.dim, self.out.out_features)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stjepa_cli.core.config import StudentConfig
-from stjepa_cli.core.errors import CheckpointError, ConfigError, MaskError
+from stjepa_cli.core.errors import ConfigError, MaskError
 from stjepa_cli.core.types import ClipSpec, TokenGrid
-from stjepa_cli.models.checkpoint import CheckpointHeader, list_tensors, read_header, read_tensors
+from stjepa_cli.models.checkpoint import CheckpointHeader, read_header
 from stjepa_cli.models.layers import (
     FactorizedBlock,
     JointBlock,
@@ -24,7 +24,8 @@ from stjepa_cli.models.layers import (
     tubelets,
 )
 from stjepa_cli.models.masking import Mask, gather_tokens
-from stjepa_cli.models.release import find_release, read_config, read_weights
+from stjepa_cli.models.release import find_release, load_weights, read_config
+from stjepa_cli.models.tensor_file import list_tensors, load_group
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -33,17 +34,17 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 class Student(nn.Module):
     """Turns clips into tokens: tubelet embedding, factorized blocks, joint blocks, a final norm.
 
-    Hidden tokens are dropped right after the embedding, so that what is computed for visible tokens never depends on
-    hidden pixels. Positions are computed from the lattice; there is no class token.
+    Hidden tokens are dropped right after the embedding, so that the outputs for visible tokens never depend on hidden pixels.
+    Positions are computed from the token grid; there is no class token.
 
     Args:
-        config: sizes.
-        spec: the clips it takes; S, T, tubelet and patch decide the lattice.
-        generator: draws the initial weights.
+        config: Sizes of the student.
+        spec: Clips that it takes; S, T, tubelet and patch decide the token grid.
+        generator: Random generator for the initial weights.
     """
 
-    recompute: bool
-    """Compute activations again in the backward pass instead of keeping them."""
+    activation_checkpointing: bool
+    """Recompute activations in the backward pass instead of keeping them."""
 
     positions: Tensor
     pixel_mean: Tensor
@@ -52,7 +53,7 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig, spec: ClipSpec, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.spec = config, spec
-        self.recompute = False
+        self.activation_checkpointing = False
         self.embed = nn.Linear(spec.tubelet * spec.patch_px**2 * 3, config.dim)
         sizes = (config.dim, config.num_heads, config.mlp_ratio)
         self.factorized = nn.ModuleList(FactorizedBlock(*sizes) for _ in range(config.num_factorized))
@@ -65,40 +66,40 @@ class Student(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, revision: str | None = None) -> Student:
-        """The frozen student of a release that `stjepa export --format hf` wrote, on the CPU.
+        """Load a frozen student on the CPU from a release that `stjepa export --format hf` wrote.
 
         Args:
-            name: a local folder or, where there is none, a Hugging Face id; what is not in the local cache is fetched.
-            revision: branch, tag or commit of an id.
+            name: Local folder, or a Hugging Face id, which is fetched if it is not in the local cache.
+            revision: Branch, tag or commit of an id.
 
         Raises:
-            CheckpointError: no such release, another kind of model, or other tensors than its configuration describes.
+            CheckpointError: There is no such release, it is another kind of model, or its tensors do not fit its configuration.
         """
         folder = find_release(str(name), revision)
         config = read_config(folder)
         student = cls(config.student, config.clip, torch.Generator())
         student.pixel_mean.copy_(torch.tensor(config.pixel_mean).view(3, 1, 1))
         student.pixel_std.copy_(torch.tensor(config.pixel_std).view(3, 1, 1))
-        student.load_state_dict(read_weights(folder, student.state_dict()))
+        load_weights(student, folder)
         return student.eval().requires_grad_(False)
 
     @property
     def grid(self) -> TokenGrid:
-        """The lattice of its tokens."""
+        """The token grid of its clips."""
         return self.spec.grid
 
     def forward(self, clips: Tensor, mask: Mask | None = None) -> Tensor:
         """Encode clips.
 
         Args:
-            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
-            mask: what it may see; all tokens if None.
+            clips: Tensor uint8 (B, T, 3, S, S), RGB 0 to 255.
+            mask: Mask of the visible tokens; None for all tokens.
 
         Returns:
-            (B, K, D) tokens in the order of `mask.visible`, or (B, N, D).
+            Tokens (B, K, D) in the order of `mask.visible`, or (B, N, D) without a mask.
 
         Raises:
-            MaskError: there are factorized blocks and the mask is not made of tubes.
+            MaskError: There are factorized blocks and the mask is not made of tubes.
         """
         if mask is not None and self.factorized and not mask.is_tube:
             raise MaskError(
@@ -110,14 +111,17 @@ class Student(nn.Module):
         return self._through_blocks(tokens, self.factorized, self.joint)
 
     def forward_features(self, clips: Tensor, layer: int = -1) -> Tensor:
-        """Tokens of whole clips after one of the blocks, (B, N, D), through the final norm as in DINO (arXiv 2104.14294).
+        """Return the tokens of whole clips after one of the blocks, passed through the final norm as in DINO (arXiv 2104.14294).
 
         Args:
-            clips: uint8 (B, T, 3, S, S), RGB 0 to 255.
-            layer: number of the block, 1 the first, or counted from the end, -1 the last; the last is `forward`.
+            clips: Tensor uint8 (B, T, 3, S, S), RGB 0 to 255.
+            layer: Number of the block, from 1 for the first or from -1 for the last; the last gives the same as `forward`.
+
+        Returns:
+            Tokens (B, N, D).
 
         Raises:
-            ConfigError: there is no such block.
+            ConfigError: There is no such block.
         """
         depth = self.block_number(layer)
         num_factorized = min(depth, len(self.factorized))
@@ -129,7 +133,7 @@ class Student(nn.Module):
         return block_number(layer, len(self.factorized) + len(self.joint))
 
     def _through_blocks(self, x: Tensor, factorized: Iterable[nn.Module], joint: Iterable[nn.Module]) -> Tensor:
-        """Tokens (B, K, D) through factorized blocks, then joint ones, then the norm."""
+        """Pass tokens (B, K, D) through factorized blocks, then joint ones, then the norm."""
         b, k, d = x.shape
         x = x.view(b, self.grid.t, -1, d) if self.factorized else x
         for block in factorized:
@@ -140,14 +144,14 @@ class Student(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _through(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
         return block(x)  # type: ignore[no-any-return]
 
     def embed_tokens(self, clips: Tensor, visible: Tensor | None) -> Tensor:
-        """Clips (B, T, 3, S, S) uint8 as embedded tokens with positions, only those at `visible` (B, K) if given."""
+        """Embed clips uint8 (B, T, 3, S, S) as tokens with positions, only those at `visible` (B, K) if given."""
         patches, positions = tubelets(clips, self.spec), self.positions
-        if visible is not None:  # while a pixel is still one byte
+        if visible is not None:  # select while a pixel is still one byte
             patches, positions = gather_tokens(patches, visible), positions[visible]
         mean, std = (value.flatten().repeat(patches.shape[-1] // 3) for value in (self.pixel_mean, self.pixel_std))
         pixels = (patches.to(mean.dtype) / 255).sub_(mean).div_(std)
@@ -155,7 +159,7 @@ class Student(nn.Module):
         return tokens
 
     def flops(self, num_tokens: int | None = None) -> int:
-        """Floating point operations of one forward pass of one clip with `num_tokens` visible tokens (all if None)."""
+        """Return the floating-point operations of a forward pass of one clip with `num_tokens` visible tokens (None for all)."""
         n, c, t = num_tokens or self.grid.num_tokens, self.config, self.grid.t
         mlp = mlp_flops(n, c.dim, c.mlp_ratio)
         factorized = attention_flops(n // t, t, c.dim) + attention_flops(t, n // t, c.dim) + mlp
@@ -180,12 +184,12 @@ def block_number(layer: int, num_blocks: int) -> int:
 
 
 def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointHeader]:
-    """The frozen student of a checkpoint, with the header that says where it comes from.
+    """Load the frozen student of a checkpoint, and the header of the checkpoint.
 
-    It is the moving average of the run, if the run kept one, else the student as it was at that step.
+    This is the moving average of the weights if the run kept one, otherwise the weights at that step.
 
     Raises:
-        CheckpointError: missing, truncated, or its tensors are not those of the student that its header describes.
+        CheckpointError: The checkpoint is missing or truncated, or its tensors do not fit the student that its header describes.
     """
     header = read_header(path)
     student = Student(header.run.student, header.clip, torch.Generator())
@@ -193,24 +197,6 @@ def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointH
     return student.to(device).eval().requires_grad_(False), header
 
 
-def load_group(module: nn.Module, path: Path, group: str) -> None:
-    """Fill a module with a group of a checkpoint's tensors, name by name.
-
-    Raises:
-        CheckpointError: names or shapes differ; the message names the first.
-    """
-    stored, wanted = read_tensors(path, group), module.state_dict()
-    for name in sorted(stored.keys() | wanted.keys()):
-        found, expected = stored.get(name), wanted.get(name)
-        if found is None or expected is None or found.shape != expected.shape:
-            raise CheckpointError(
-                f"{path} holds another {group} than its header describes: {group}.{name}",
-                got="none" if found is None else tuple(found.shape),
-                expected="none" if expected is None else tuple(expected.shape),
-            )
-    module.load_state_dict(stored)
-
-
 def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers in a module."""
+    """Return the number of trainable parameters of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

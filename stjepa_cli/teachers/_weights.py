@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stjepa_cli.core.errors import NotReadyError, TeacherError
+from stjepa_cli.core.installation import how_to_install
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +39,7 @@ def load_weights(name: str, folder: Path, *, part: str = "", encoder: str = ENCO
     try:
         import transformers
     except ImportError as error:
-        raise NotReadyError("transformers is not installed", fix="Type `pip install 'transformers>=5,<6'`, or use `hog`.") from error
+        raise NotReadyError("transformers is not installed", fix=how_to_install("transformers>=5,<6") + " Or use `hog`.") from error
     options = {"local_files_only": True, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet():

@@ -18,9 +18,10 @@ from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.errors import CheckpointError, ConfigError, TeacherError
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
-from stjepa_cli.models.checkpoint import list_checkpoints, read_metadata
+from stjepa_cli.models.checkpoint import list_checkpoints
 from stjepa_cli.models.release import CONFIG, MODEL_TYPE, ReleaseConfig, release_of
 from stjepa_cli.models.student import PIXEL_MEAN, PIXEL_STD, Student, load_student
+from stjepa_cli.models.tensor_file import read_metadata
 from stjepa_cli.teachers._files import LOCAL
 from stjepa_cli.teachers._weights import recorded
 from stjepa_cli.teachers.base import ModelFiles, Outline, Teacher, kind_of

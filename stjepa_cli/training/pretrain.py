@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,7 @@ from stjepa_cli.models.student import Student, num_parameters
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.distributed import World, joined
 from stjepa_cli.training.objectives.base import Objective, build, objective_class, with_all_settings
-from stjepa_cli.training.run_folder import Metrics, resume_point, start_over
+from stjepa_cli.training.run_folder import Metrics, hold_run, resume_point, start_over
 from stjepa_cli.training.trainer import Trainer
 from stjepa_cli.training.validation import hold_out
 
@@ -95,7 +96,7 @@ def pretrain(
         StjepaError: The loss is no longer finite, the disk is full, or another process failed.
     """
     started, run = time.monotonic(), with_all_settings(run)
-    with joined(run.device) as world:
+    with joined(run.device) as world, hold_run(run.checkpoints) if world.leads else nullcontext():
         trainer = _open(run, world, fresh=fresh, progress=progress if world.leads else SILENT)
         first_step = trainer.step
         if not trainer.step:

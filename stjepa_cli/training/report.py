@@ -1,63 +1,68 @@
-"""Use case: one page about a pretraining run, with its curves, its settings and what its student makes of some clips.
+"""Use case: an HTML page about a pretraining run, or about several runs laid over each other.
 
 ```text
-run's folder -> header, metrics.jsonl -> charts -.
-newest checkpoint + clips of the cache -> maps --+-> report.html
+run folder -> header, metrics.jsonl -> verdict, curves -.
+newest checkpoint + clips of the cache -> clip samples -+-> report.html
 ```
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from stjepa_cli.core.errors import CacheError, CheckpointError, StjepaError, VideoError
+from stjepa_cli.core.errors import CacheError, CheckpointError, ConfigError, StjepaError, VideoError
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress
-from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, list_checkpoints, newest_checkpoint, read_header
-from stjepa_cli.models.student import Student, load_group, load_student, num_parameters
+from stjepa_cli.models.student import Student, load_student
+from stjepa_cli.models.tensor_file import load_group
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.objectives.base import Objective, build
-from stjepa_cli.training.report_clips import ClipPanels, Predict, StudentViewer, gallery_html, portraits
+from stjepa_cli.training.report_clips import Candidates, ClipSamples, Predict, TrainedModel, sample_clips
+from stjepa_cli.training.report_page import RunSummary, comparison_page, run_page
 from stjepa_cli.training.validation import hold_out
-from stjepa_cli.viz import curves, html
+from stjepa_cli.viz import curves
 
 CPU = torch.device("cpu")  # a few clips only, and the GPU may be training
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written.
+    """A page that was written.
 
     Attributes:
-        out: the page.
-        run: the folder that it is about.
-        step: of the checkpoint whose student is shown.
-        metric_lines: lines of `metrics.jsonl`.
-        loss: mean of the last steps; None if there were none.
-        clips: names of those that are shown.
-        left_out: why others are not, in sentences.
-        cosine: mean over their tokens between prediction and truth, when hidden; None without clips or predictor.
-        constant_cosine: likewise of the one constant answer.
-        bytes: of the page.
+        out: The page.
+        run: Folder of the run, or of the first one.
+        runs: Folders of all runs.
+        checkpoint: Checkpoint whose student is shown.
+        step: Its step.
+        metric_lines: Number of lines of `metrics.jsonl`.
+        loss: Mean training loss of the last steps; None if there were none.
+        verdict: Whether the student predicts held-out clips better than answers that need no look at the clip, in words.
+        does_better: The same as a value; None if no clips were held out.
+        clips: Names of the clips that are shown.
+        left_out: Why other clips are not shown, in sentences.
+        cosine: Mean cosine between predictions and latents of hidden tokens; None without clips or predictor.
+        constant_cosine: Mean cosine of the constant answer.
+        bytes: Size of the page.
     """
 
     out: str
     run: str
+    runs: tuple[str, ...]
     checkpoint: str
     step: int
     metric_lines: int
     loss: float | None
+    verdict: str
+    does_better: bool | None
     clips: tuple[str, ...]
     left_out: tuple[str, ...]
     cosine: float | None
@@ -66,7 +71,7 @@ class ReportResult:
 
 
 def report(
-    run: Path,
+    runs: Path | Sequence[Path],
     *,
     out: Path | None = None,
     cache: Location | None = None,
@@ -74,54 +79,100 @@ def report(
     clips: int = 4,
     progress: Progress = SILENT,
 ) -> ReportResult:
-    """Write the page of a run. The same run gives the same bytes.
+    """Write the page of a run, or of several. The same runs give the same bytes.
 
     Args:
-        run: the folder with its checkpoints and `metrics.jsonl`.
-        out: the file; `report.html` in the run's folder if None.
-        cache: where the cache lies now; where the run had it if None.
-        data_root: where the videos lie now, likewise; not needed if the cache keeps frames.
-        clips: how many to show.
-        progress: listener.
+        runs: Folders of the runs, with checkpoints and `metrics.jsonl`.
+        out: HTML file to write; by default `report.html` in the folder of the run, or `comparison.html` in the current folder.
+        cache: Folder of the cache, if it has moved.
+        data_root: Folder of the videos, if it has moved; not needed if the cache keeps frames.
+        clips: Number of clips to show.
+        progress: Receives progress.
 
     Raises:
-        CheckpointError: there is no checkpoint that can be read.
-        StjepaError: the page cannot be written.
+        CheckpointError: A folder holds no checkpoint that can be read.
+        ConfigError: The same run is named twice.
+        StjepaError: The page cannot be written.
     """
-    checkpoint, header = _newest(run)
-    figures, num_lines = curves.read_metrics(run / "metrics.jsonl")
-    gallery = _gallery(checkpoint, header, cache or header.run.cache, data_root or header.run.data_root, clips, progress)
-    name = _name(run)
-    body = [
-        *_head(name, run, checkpoint, header),
-        *_curves(figures),
-        *_configuration(run, header),
-        *gallery_html(gallery, header.clip, header.run),
-        *_places(run, checkpoint, header),
-    ]
-    data = html.page(f"{name}: step {header.step:,}", body).encode("utf-8", "replace")
-    target = run / "report.html" if out is None else out
+    folders = [runs] if isinstance(runs, Path) else list(runs)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("the same run is named twice", got=", ".join(map(str, folders)))
+    found = [_summary(folder) for folder in folders]
+    first = found[0]
+    samples = _samples(found, cache or first.header.run.cache, data_root or first.header.run.data_root, clips, progress)
+    if len(found) == 1:
+        text, target = run_page(first, samples), first.folder / "report.html"
+    else:
+        text, target = comparison_page(_told_apart(found), samples), Path("comparison.html")
+    target, data = out or target, text.encode("utf-8", "replace")
     write_atomic(target, data)
+    verdict = curves.verdict(first.curves)
     return ReportResult(
         out=str(target),
-        run=str(run),
-        checkpoint=str(checkpoint),
-        step=header.step,
-        metric_lines=num_lines,
-        loss=curves.recent(figures.get("loss", ())),
-        clips=tuple(portrait.name for portrait in gallery.shown),
-        left_out=tuple(gallery.left_out),
-        cosine=gallery.mean("cosine"),
-        constant_cosine=gallery.mean("constant"),
+        run=str(first.folder),
+        runs=tuple(str(run.folder) for run in found),
+        checkpoint=str(first.checkpoint),
+        step=first.header.step,
+        metric_lines=first.metric_lines,
+        loss=curves.recent(first.curves.get("loss", ())),
+        verdict=verdict.text,
+        does_better=verdict.good,
+        clips=tuple(sample.name for sample in samples.shown),
+        left_out=samples.left_out,
+        cosine=samples.cosine() if samples.shown else None,
+        constant_cosine=samples.constant_cosine(),
         bytes=len(data),
     )
 
 
+def _summary(folder: Path) -> RunSummary:
+    checkpoint, header = _newest(folder)
+    found, num_lines = curves.read_metrics(folder / "metrics.jsonl")
+    return RunSummary(_name(folder), folder, checkpoint, header, found, num_lines)
+
+
+def _name(run: Path) -> str:
+    """Return the name of a run: its folder, with the folder around it if it has the default name."""
+    folder = run.resolve()
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "checkpoints" else folder.name
+
+
+def _told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return the runs under names that differ: by their whole folders if two have the same name."""
+    if len({run.name for run in runs}) == len(runs):
+        return list(runs)
+    return [replace(run, name=str(run.folder)) for run in runs]
+
+
+def _samples(runs: Sequence[RunSummary], cache: Location | None, data_root: Location, count: int, progress: Progress) -> ClipSamples:
+    """Sample clips for the page. If that fails, the reason is a sentence on it: the curves are worth having without."""
+    if not count:
+        return ClipSamples()
+    if cache is None:
+        return ClipSamples(left_out=("No clips are shown: the run had no cache.",))
+    try:
+        store, first = LatentStore.open(cache), runs[0].header
+        for run in runs:
+            if store.header.digest != run.header.cache_digest:
+                what = f"the cache {cache} is not the one of {'this run' if len(runs) == 1 else run.name}"
+                raise CacheError(what, got=store.header.digest[:12], expected=run.header.cache_digest[:12])
+        rows, held_out = _candidates(store, data_root, min(run.header.run.val_fraction for run in runs))
+        models = [_model(run) for run in runs]
+        return sample_clips(Candidates(store, rows, held_out, data_root, first.run.seed), models, count, progress)
+    except (StjepaError, VideoError) as error:
+        return ClipSamples(left_out=(f"No clips are shown: {error}",))
+
+
+def _model(run: RunSummary) -> TrainedModel:
+    student, _ = load_student(run.checkpoint, CPU)
+    return TrainedModel(run.name, student, _predict(load_objective(run.checkpoint, run.header)), run.header.run.mask_ratio)
+
+
 def load_objective(checkpoint: Path, header: CheckpointHeader) -> Objective:
-    """The student of a checkpoint and what was trained beside it, frozen, on the CPU.
+    """Load the student of a checkpoint and the modules that were trained with it, frozen, on the CPU.
 
     Raises:
-        CheckpointError: its tensors are not those that its header describes.
+        CheckpointError: The checkpoint is damaged, or its tensors are not those that its header describes.
     """
     generator = torch.Generator()
     student = Student(header.run.student, header.clip, generator)
@@ -133,7 +184,7 @@ def load_objective(checkpoint: Path, header: CheckpointHeader) -> Objective:
 
 
 def _predict(objective: Objective) -> Predict | None:
-    """What an objective answers for hidden tokens; None if it has no predictor."""
+    """Return the function that predicts the latents of hidden tokens; None if the objective has no predictor."""
     predictor = getattr(objective, "predictor", None)
     if not isinstance(predictor, nn.Module):
         return None
@@ -141,7 +192,7 @@ def _predict(objective: Objective) -> Predict | None:
 
 
 def _newest(run: Path) -> tuple[Path, CheckpointHeader]:
-    """The newest checkpoint that can be read."""
+    """Find the newest checkpoint that can be read."""
     if run.is_file():
         raise CheckpointError(
             "a report is about the folder of a run", got=run, expected="a folder", fix=f"Type `stjepa report {run.parent}`."
@@ -155,111 +206,8 @@ def _newest(run: Path) -> tuple[Path, CheckpointHeader]:
     raise broken
 
 
-# ---------------------------------------------------------------------------------------------------------- sections
-
-
-def _name(run: Path) -> str:
-    """What a run is called: its folder, with the one around it where that is named as by default."""
-    folder = run.resolve()
-    return f"{folder.parent.name}/{folder.name}" if folder.name == "checkpoints" else folder.name
-
-
-def _head(name: str, run: Path, checkpoint: Path, header: CheckpointHeader) -> Iterator[str]:
-    teacher, config = header.teacher, header.run
-    student = Student(config.student, header.clip, torch.Generator())
-    yield html.heading(name, 1)
-    yield html.paragraph(
-        "A student learns to predict the latents of a frozen teacher in parts of a video that it does not see.", quiet=True
-    )
-    yield html.pairs(
-        {
-            "student": f"{config.preset}, {num_parameters(student) / 1e6:.2f} M parameters, {header.clip}",
-            "teacher": f"{teacher.name} ({teacher.kind}, revision {teacher.revision})",
-            "licence of the teacher": teacher.licence,
-            "teacher saw labels": teacher.saw_labels or "unknown",
-            "data set": header.dataset,
-            "cache": header.cache_digest,
-            "steps": f"{header.step:,}, epoch {header.epoch} of {config.epochs}, {config.batch_size} clips a step",
-            "checkpoints": " to ".join(dict.fromkeys(_when(path) for path in (list_checkpoints(run)[0], checkpoint))),
-            "written by": ", ".join(f"{part} {version}" for part, version in header.software.items()),
-        }
-    )
-
-
-def _curves(figures: curves.Curves) -> Iterator[str]:
-    yield html.heading("Curves")
-    yield html.paragraph(curves.summary(figures))
-    if figures:
-        yield html.paragraph("Thin: each value. Bold: running mean over a fortieth of the run.", quiet=True)
-    yield from curves.charts(figures)
-    if figures:
-        yield html.heading("Last values", 3)
-        yield curves.last_values(figures)
-
-
-def _configuration(run: Path, header: CheckpointHeader) -> Iterator[str]:
-    file = run.absolute() / "run.toml"
-    yield html.heading("Configuration")
-    yield html.pairs(_flat(to_dict(header.run)))
-    yield html.paragraph("The same run again, in a new folder:")
-    yield html.command(f"stjepa pretrain --config {shlex.quote(str(file))} --checkpoints again")
-
-
-def _places(run: Path, checkpoint: Path, header: CheckpointHeader) -> Iterator[str]:
-    folder = run.absolute()
-    yield html.heading("Where things are")
-    yield html.pairs(
-        {
-            "run": folder,
-            "newest checkpoint": checkpoint.name,
-            "all checkpoints": f"{len(list_checkpoints(run))} files checkpoint_step*.safetensors",
-            "metrics": folder / "metrics.jsonl",
-            "configuration": folder / "run.toml",
-            "cache": header.run.cache,
-            "videos": header.run.data_root,
-        }
-    )
-    yield html.command(f"stjepa inspect checkpoint {shlex.quote(str(folder))}\nstjepa infer ucf101 --checkpoint {shlex.quote(str(folder))}")
-
-
-# ------------------------------------------------------------------------------------------------------------- clips
-
-
-def _gallery(
-    checkpoint: Path, header: CheckpointHeader, cache: Location | None, data_root: Location, count: int, progress: Progress
-) -> ClipPanels:
-    """Pictures of some clips; whatever is in the way of them is a sentence, since the curves are worth having without."""
-    if not count:
-        return ClipPanels()
-    try:
-        if cache is None:
-            return ClipPanels(left_out=("No clips are shown: the run had no cache.",))
-        store = LatentStore.open(cache)
-        if store.header.digest != header.cache_digest:
-            what = f"the cache {cache} is not the one of this run"
-            raise CacheError(what, got=store.header.digest[:12], expected=header.cache_digest[:12])
-        student, _ = load_student(checkpoint, CPU)
-        eyes = StudentViewer(student, _predict(load_objective(checkpoint, header)), header.run.mask_ratio, header.run.seed)
-        among, held_out = _candidates(store, data_root, header.run.val_fraction)
-        return replace(portraits(store, among, data_root, eyes, count, progress), held_out=held_out)
-    except (StjepaError, VideoError) as error:
-        return ClipPanels(left_out=(f"No clips are shown: {error}",))
-
-
 def _candidates(store: LatentStore, data_root: Location, val_fraction: float) -> tuple[list[int], bool]:
     """Return the first view of each clip that was held out from training, and True; of every clip, and False, if none was."""
     source = CachedClips(store, data_root)
     _, held = hold_out(source, val_fraction)
     return [views[0] for views in held or source.clips], bool(held)
-
-
-def _when(path: Path) -> str:
-    """When a file of the run was written."""
-    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _flat(data: dict[str, Any]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in data.items():
-        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

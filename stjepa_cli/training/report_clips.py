@@ -1,254 +1,218 @@
-"""Clips of a cache as a run's student sees them: their frames, its features, and where its predictions are right."""
+"""Sample clips of a cache: their frames, the features of teacher and students, and how well hidden tokens are predicted."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stjepa_cli.core.config import RunConfig
+from stjepa_cli.core import plugins
 from stjepa_cli.core.errors import StjepaError, VideoError
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress
-from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.data.sampling import evenly
 from stjepa_cli.data.video import decode
 from stjepa_cli.models.masking import Mask
 from stjepa_cli.models.student import Student
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.store.shard_format import checksum
 from stjepa_cli.training import feature_maps
-from stjepa_cli.viz import html
-from stjepa_cli.viz.images import encode_picture
 
 Predict = Callable[[Tensor, Mask], Tensor]
 """Clips uint8 (B, T, 3, S, S) and a mask to predicted latents (B, M, E) of its hidden tokens."""
 
-MAX_STEPS = 8  # time steps that are shown of a clip
-FRAME_PX = 128  # larger frames are made smaller
-SAMPLE_ROWS = 64  # of the cache, for the constant answer
+NUM_SAMPLE_ROWS = 64  # rows of the cache that the constant answer is computed from
 
 
 @dataclass(frozen=True)
-class ClipPanel:
-    """One clip.
+class TrainedModel:
+    """A student with the predictor that was trained with it.
 
     Attributes:
-        name: of the clip, and its view.
-        frames: uint8 (t, 3, S, S), the first frame of each time step.
-        features: uint8 (N, 3), the student's tokens as colours.
-        cosines: float32 (N,) between prediction and truth, each token when hidden; None if nothing predicts.
-        hidden: bool (N,), what the first of the masks hides.
-        cosine: mean of `cosines`.
-        constant: mean cosine of the constant answer, the mean latent of the cache.
-        own: mean cosine of the clip's own mean latent, which only who knows the truth could answer.
+        name: Name of the run.
+        student: Student, frozen, on the CPU.
+        predict: Predicts the latents of hidden tokens; None if the objective has no predictor.
+        mask_ratio: Fraction of the positions that were hidden in training.
     """
 
     name: str
-    frames: Tensor
-    features: Tensor
-    cosines: Tensor | None = None
-    hidden: Tensor | None = None
-    cosine: float | None = None
-    constant: float | None = None
-    own: float | None = None
-
-
-@dataclass(frozen=True)
-class ClipPanels:
-    """Clips side by side.
-
-    Attributes:
-        shown: those that could be had.
-        left_out: why others are not, in sentences.
-        explained: share of the variance of their features that their colours hold, 0 to 1.
-        held_out: whether they are clips that the student was not trained on.
-        constant: mean cosine of the constant answer over a sample of the whole cache; it differs much between single clips.
-    """
-
-    shown: tuple[ClipPanel, ...] = ()
-    left_out: tuple[str, ...] = ()
-    explained: float = 0.0
-    held_out: bool = False
-    constant: float | None = None
-
-    def mean(self, name: str) -> float | None:
-        """The mean of a figure of the portraits; None if none has it."""
-        known = [value for value in (getattr(portrait, name) for portrait in self.shown) if value is not None]
-        return sum(known) / len(known) if known else None
-
-
-@dataclass(frozen=True)
-class StudentViewer:
-    """What looks at the clips.
-
-    Attributes:
-        student: whose features are shown.
-        predict: what is asked for hidden tokens; None if nothing can be.
-        mask_ratio: share of the positions that are hidden at a time.
-        seed: of masks and of the choice of clips.
-    """
-
     student: Student
     predict: Predict | None
     mask_ratio: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How well a model predicts the latents of a clip.
+
+    Attributes:
+        cosines: Tensor float32 (N,): cosine between prediction and latent for each token when it is hidden.
+        hidden: Tensor bool (N,): tokens that the first mask hides.
+    """
+
+    cosines: Tensor
+    hidden: Tensor
+
+    @property
+    def cosine(self) -> float:
+        """Mean cosine over all tokens."""
+        return float(self.cosines.mean())
+
+
+@dataclass(frozen=True)
+class ClipSample:
+    """A clip of the cache.
+
+    Attributes:
+        name: Id of the clip, with its view if it has several.
+        caption: Its class in words; empty if the data set is not at hand.
+        frames: Tensor uint8 (T, 3, S, S).
+        teacher: Tensor uint8 (N, 3): latents as colours.
+        students: For each model a tensor uint8 (N, 3): features as colours.
+        predictions: For each model its prediction, or None.
+        constant: Mean cosine of the constant answer, the mean latent of the cache.
+        own_mean: Mean cosine of the clip's own mean latent, an answer that needs the clip but no place in it.
+    """
+
+    name: str
+    caption: str
+    frames: Tensor
+    teacher: Tensor
+    students: tuple[Tensor, ...]
+    predictions: tuple[Prediction | None, ...]
+    constant: float
+    own_mean: float
+
+
+@dataclass(frozen=True)
+class ClipSamples:
+    """Several clips, and what holds for all of them.
+
+    Attributes:
+        shown: The clips.
+        left_out: Why other clips are not shown, in sentences.
+        held_out: True if the models were not trained on these clips.
+        teacher_variance: Fraction of the variance of the latents that their colours show.
+        student_variances: The same for the features of each model.
+        constant: Mean cosine of the constant answer over a sample of the whole cache; it differs much between single clips.
+    """
+
+    shown: tuple[ClipSample, ...] = ()
+    left_out: tuple[str, ...] = ()
+    held_out: bool = False
+    teacher_variance: float = 0.0
+    student_variances: tuple[float, ...] = ()
+    constant: float | None = None
+
+    def cosine(self, model: int = 0) -> float | None:
+        """Return the mean cosine of a model's predictions over the clips, or None if it makes none."""
+        found = [sample.predictions[model] for sample in self.shown]
+        return _mean([prediction.cosine for prediction in found if prediction is not None])
+
+    def constant_cosine(self) -> float | None:
+        """Return the mean cosine of the constant answer over the clips shown."""
+        return _mean([sample.constant for sample in self.shown])
+
+    def own_mean_cosine(self) -> float | None:
+        """Return the mean cosine of each clip's own mean latent."""
+        return _mean([sample.own_mean for sample in self.shown])
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where clips are sampled from.
+
+    Attributes:
+        store: The cache.
+        rows: Rows to choose from; the choice is spread over them.
+        held_out: True if the models were not trained on these rows.
+        data_root: Folder of the videos; not needed if the cache keeps frames.
+        seed: Seed of the choice, and of the masks.
+    """
+
+    store: LatentStore
+    rows: Sequence[int]
+    held_out: bool
+    data_root: Location
     seed: int
 
 
 @torch.inference_mode()
-def portraits(
-    store: LatentStore, among: Sequence[int], data_root: Location, eyes: StudentViewer, count: int, progress: Progress = SILENT
-) -> ClipPanels:
-    """Portraits of some rows of a cache.
+def sample_clips(candidates: Candidates, models: Sequence[TrainedModel], count: int, progress: Progress = SILENT) -> ClipSamples:
+    """Sample clips, and run the models on them.
 
     Args:
-        store: the cache.
-        among: rows to choose from; the choice is spread over them.
-        data_root: where its videos lie, if it keeps no frames.
-        eyes: what looks at them.
-        count: how many.
-        progress: listener.
+        candidates: Where the clips come from.
+        models: Models to run; all take clips of the same geometry.
+        count: Number of clips.
+        progress: Receives progress.
 
     Raises:
-        CacheError: what is read is damaged.
+        CacheError: The cache is damaged.
     """
-    clips, faults = _load(store, _sample(among, count, eyes.seed), data_root, progress)
-    if not clips:
-        return ClipPanels(left_out=(f"No clips are shown: {faults[0] if faults else 'the cache holds no latents yet'}",))
-    colours, explained = feature_maps.component_colours(torch.cat([eyes.student(clip.unsqueeze(0)) for clip in clips.values()]))
-    sample = torch.from_numpy(store.read(_sample(store.usable_rows(), SAMPLE_ROWS, eyes.seed)))
-    answer = feature_maps.mean_answer(sample)
-    constant = float(torch.stack([feature_maps.constant_cosines(latents, answer).mean() for latents in sample]).mean())
-    found = []
-    for (row, clip), features in zip(clips.items(), colours, strict=True):
-        portrait = ClipPanel(store.record(row).name, clip[:: eyes.student.spec.tubelet], features)
-        if eyes.predict is not None:
-            generator = torch.Generator().manual_seed(eyes.seed * 1_000_003 + row)
-            mask = feature_maps.covering_masks(eyes.student.grid, eyes.mask_ratio, generator)
-            predicted = eyes.predict(clip.expand(len(mask.visible), *clip.shape), mask)
-            portrait = replace(portrait, **_judged(predicted, torch.from_numpy(store.read([row])[0]), mask, answer))
-        found.append(portrait)
-    missing = f"{len(faults)} of the {len(faults) + len(clips)} chosen clips are left out: {faults[0]}" if faults else ""
-    return ClipPanels(tuple(found), (missing,) if missing else (), explained, constant=constant)
-
-
-def _load(store: LatentStore, rows: Sequence[int], data_root: Location, progress: Progress) -> tuple[dict[int, Tensor], list[str]]:
-    """The pixels of rows, and why those of others cannot be had."""
+    store, seed = candidates.store, candidates.seed
     clips: dict[int, Tensor] = {}
+    features: list[list[Tensor]] = [[] for _ in models]
     faults: list[str] = []
-    with progress.task("report", total=len(rows), unit="clips") as task:
+    rows = _spread(candidates.rows, count, seed)
+    with progress.task("clips", total=len(rows), unit="clips") as task:
         for row in rows:
             try:
-                clips[row] = _pixels(store, row, data_root)
+                clips[row] = _pixels(store, row, candidates.data_root)
+                for model, tokens in zip(models, features, strict=True):
+                    tokens.append(model.student(clips[row].unsqueeze(0))[0])
             except (StjepaError, VideoError) as error:
                 faults.append(str(error))
             task.advance()
-    return clips, faults
-
-
-def gallery_html(gallery: ClipPanels, spec: ClipSpec, run: RunConfig) -> Iterator[str]:
-    """A gallery as parts of a page, with words on how to read it."""
-    yield html.heading("What the student makes of some clips")
-    for sentence in gallery.left_out:
-        yield html.paragraph(sentence)
-    if not gallery.shown:
-        return
-    origin = "held out from training" if gallery.held_out else "which the student was trained on"
-    yield html.paragraph(
-        f"Clips spread over the cache, {origin}; one frame of each time step. Features: the first three principal components of the "
-        f"student's tokens, over all clips shown here, as red, green and blue; they hold {gallery.explained:.0%} of the variance. "
-        "What has one colour is alike to the student."
-    )
-    yield from _told_cosines(gallery, run)
-    for portrait in gallery.shown:
-        yield html.heading(f"Clip {portrait.name}", 3)
-        if portrait.cosine is not None:
-            answers = {"the prediction": portrait.cosine, "the constant answer": portrait.constant, "its own mean": portrait.own}
-            text = ", ".join(f"{name} {_figure(value)}" for name, value in answers.items())
-            yield html.paragraph(f"Mean cosine over its {spec.grid.num_tokens:,} tokens: {text}.")
-        yield html.scrolling(strips(portrait, spec))
-
-
-def _told_cosines(gallery: ClipPanels, run: RunConfig) -> Iterator[str]:
-    """What the maps of cosines show, and their means beside those of answers that need no prediction."""
-    if gallery.mean("cosine") is None:
-        yield html.paragraph(f"The objective {run.objective} has no predictor that could be asked for hidden tokens.")
-        return
-    yield html.paragraph(
-        f"Predictions: tubes are hidden, {run.mask_ratio:.0%} of the positions at a time, and the predictor is asked for their latents; "
-        "the colour is the cosine between its answer and the teacher's latent in the cache. The first map is of one mask: visible "
-        "tubes stay as they are. The second is put together from as many masks as it takes to hide every token once."
-    )
-    yield html.paragraph(
-        f"Over the clips shown, the mean cosine of the prediction is {_figure(gallery.mean('cosine'))}. The constant answer, the mean "
-        f"latent of the cache for every token, has {_figure(gallery.mean('constant'))} ({_figure(gallery.constant)} over a sample of "
-        "all clips) and needs no look at the clip. The clip's own mean latent for all its tokens has "
-        f"{_figure(gallery.mean('own'))}: that much of a cosine is about the clip as a whole, not about places in it."
-    )
-    yield html.scale("cosine 0 or less", "1", feature_maps.SCALE)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def strips(portrait: ClipPanel, spec: ClipSpec) -> list[str]:
-    """A portrait as rows of pictures, HTML."""
-    steps = evenly(range(spec.grid.t), MAX_STEPS)
-    name = portrait.name
-    rows = [_strip("Frames", f"Frames of clip {name}", portrait.frames[steps], "JPEG")]
-    features = feature_maps.blocks(portrait.features, spec)[steps]
-    rows.append(_strip("Features of the student, the whole clip visible", f"Features of clip {name} as colours", features, "PNG"))
-    if portrait.cosines is not None and portrait.hidden is not None:
-        heat = feature_maps.heat(portrait.cosines)
-        one = feature_maps.overlay(portrait.frames, heat, spec, portrait.hidden)[steps]
-        every = feature_maps.overlay(portrait.frames, heat, spec, torch.ones_like(portrait.hidden))[steps]
-        rows.append(
-            _strip("Predicted against true, one mask: visible tubes as they are", f"Cosines of clip {name} under one mask", one, "JPEG")
+    if not clips:
+        return ClipSamples(left_out=(f"No clips are shown: {faults[0] if faults else 'the cache holds no latents yet'}",))
+    left_out = (f"{len(faults)} of the {len(rows)} chosen clips are left out: {faults[0]}",) if faults else ()
+    latents = torch.from_numpy(store.read(list(clips)))
+    teacher, variance = feature_maps.principal_components(latents)
+    components = [feature_maps.principal_components(torch.stack(tokens)) for tokens in features]
+    students = [feature_maps.as_colours(feature_maps.align(found, teacher)) for found, _ in components]
+    sample = torch.from_numpy(store.read(_spread(store.usable_rows(), NUM_SAMPLE_ROWS, seed)))
+    answer = feature_maps.mean_answer(sample)
+    captions, colours = _captions(store, candidates.data_root), feature_maps.as_colours(teacher)
+    shown = tuple(
+        ClipSample(
+            name=store.record(row).name,
+            caption=captions.get(store.record(row).id, ""),
+            frames=clip,
+            teacher=colours[i],
+            students=tuple(student[i] for student in students),
+            predictions=tuple(_prediction(model, clip, latents[i], seed * 1_000_003 + row) for model in models),
+            constant=_cosine(latents[i], answer),
+            own_mean=_cosine(latents[i], feature_maps.mean_answer(latents[i])),
         )
-        label = "Predicted against true, every token when it was hidden"
-        numbers = [f"frame {1 + step * spec.tubelet}" for step in steps]
-        rows.append(_strip(label, f"Cosines of clip {name}, mean {portrait.cosine:.3f}", every, "JPEG", numbers))
-    return rows
+        for i, (row, clip) in enumerate(clips.items())
+    )
+    constant = _mean([_cosine(row, answer) for row in sample])
+    return ClipSamples(shown, left_out, candidates.held_out, variance, tuple(part for _, part in components), constant)
 
 
-def _strip(label: str, alternative: str, frames: Tensor, kind: str, below: Sequence[str] = ()) -> str:
-    return html.strip(label, alternative, [(f"image/{kind.lower()}", encode_picture(_sized(frame, kind), kind)) for frame in frames], below)
-
-
-def _sized(frame: Tensor, kind: str) -> Tensor:
-    """A frame (3, S, S) of about FRAME_PX: small ones as blocks, large ones antialiased, or thinned where they are blocks already."""
-    side = frame.shape[-1]
-    if side <= FRAME_PX // 2:
-        times = FRAME_PX // side
-        return frame.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
-    if side <= FRAME_PX * 5 // 4:
-        return frame
-    if kind == "PNG":
-        return F.interpolate(frame.unsqueeze(0), size=(FRAME_PX, FRAME_PX), mode="nearest-exact")[0]
-    smaller = F.interpolate(frame.unsqueeze(0).float(), size=(FRAME_PX, FRAME_PX), mode="bilinear", antialias=True)[0]
-    return smaller.round().clamp(0, 255).to(torch.uint8)
-
-
-def _judged(predicted: Tensor, latents: Tensor, mask: Mask, answer: Tensor) -> dict[str, Any]:
-    """What `ClipPanel` says of predictions (B, M, E)."""
-    cosines = feature_maps.token_cosines(predicted, latents, mask)
+def _prediction(model: TrainedModel, clip: Tensor, latents: Tensor, seed: int) -> Prediction | None:
+    """Predict every token of a clip (T, 3, S, S) once while it is hidden."""
+    if model.predict is None:
+        return None
+    mask = feature_maps.covering_masks(model.student.grid, model.mask_ratio, torch.Generator().manual_seed(seed))
+    predicted = model.predict(clip.expand(len(mask.visible), *clip.shape), mask)[..., : latents.shape[-1]]  # the first cache comes first
     hidden = torch.zeros(len(latents), dtype=torch.bool).index_fill_(0, mask.predict[0], True)
-    constant, own = (float(feature_maps.constant_cosines(latents, one).mean()) for one in (answer, feature_maps.mean_answer(latents)))
-    return {"cosines": cosines, "hidden": hidden, "cosine": float(cosines.mean()), "constant": constant, "own": own}
+    return Prediction(feature_maps.token_cosines(predicted, latents, mask), hidden)
+
+
+def _cosine(latents: Tensor, answer: Tensor) -> float:
+    return float(feature_maps.constant_cosines(latents, answer).mean())
 
 
 def _pixels(store: LatentStore, row: int, data_root: Location) -> Tensor:
-    """The pixels that the teacher saw, uint8 (T, 3, S, S).
+    """Return the pixels that the teacher saw, uint8 (T, 3, S, S).
 
     Raises:
-        StjepaError: they can no longer be had.
-        VideoError: likewise.
+        StjepaError: They are no longer available.
+        VideoError: The video cannot be decoded.
     """
     if store.header.frames:
         return store.read_frames([row], threads=1)[0]
@@ -259,7 +223,24 @@ def _pixels(store: LatentStore, row: int, data_root: Location) -> Tensor:
     return clip
 
 
-def _sample(rows: Sequence[int], count: int, seed: int) -> list[int]:
-    """At most `count` rows, one drawn from each of as many equal stretches: even steps would meet one label only where labels repeat."""
-    count, draw = min(count, len(rows)), random.Random(seed)
-    return [rows[draw.randrange(i * len(rows) // count, (i + 1) * len(rows) // count)] for i in range(count)]
+def _captions(store: LatentStore, data_root: Location) -> Mapping[str, str]:
+    """Return the class of each clip in words, by its id; empty if the data set or its list is not at hand."""
+    try:
+        dataset = plugins.load("data.datasets", store.header.dataset)(data_root)
+        items = dataset.videos(store.header.split)
+    except (StjepaError, OSError):
+        return {}
+    return {item.id: dataset.classes[item.label] for item in items if item.label is not None}
+
+
+def _spread(rows: Sequence[int], count: int, seed: int) -> list[int]:
+    """Return at most `count` rows, a random one from each of as many equal stretches.
+
+    Even steps would meet a single class in lists whose classes repeat in turn.
+    """
+    count, rng = min(count, len(rows)), random.Random(seed)
+    return [rows[rng.randrange(i * len(rows) // count, (i + 1) * len(rows) // count)] for i in range(count)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

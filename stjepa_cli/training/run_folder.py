@@ -1,10 +1,10 @@
-"""A run's folder: where to go on, which checkpoints stay, and the metrics so far."""
+"""The folder of a run: where to resume, which checkpoints to keep, and the metrics so far."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,30 @@ from typing import Any
 from torch import Tensor
 
 from stjepa_cli.core.config import RunConfig
-from stjepa_cli.core.errors import CheckpointError, NotReadyError, storage_errors
-from stjepa_cli.core.files import write_atomic
+from stjepa_cli.core.errors import CacheError, CheckpointError, NotReadyError, storage_errors
+from stjepa_cli.core.files import remove_leftovers, write_atomic
+from stjepa_cli.core.installation import how_to_install
 from stjepa_cli.data.training_clips import TrainingClips
-from stjepa_cli.models.checkpoint import list_checkpoints, optimizer_path, read_header
+from stjepa_cli.models.checkpoint import CheckpointHeader, check_checkpoint, list_checkpoints, optimizer_path
+from stjepa_cli.store.locks import holding
 from stjepa_cli.training.objectives.base import with_all_settings
 
-# what may change between the sessions of one run: places, machines, how much is saved and where to stop
-_FREE = (
+# fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop
+_MAY_DIFFER = (
     "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "recipe",
     "accumulate", "compile", "activation_checkpointing", "checkpoint_every", "keep", "tensorboard",
 )  # fmt: skip
 
 
 class Metrics:
-    """`metrics.jsonl` in a run's folder: a JSON object for each step, and one for each validation.
+    """The file `metrics.jsonl` of a run: a JSON object per step, and one per validation.
 
     Args:
-        folder: of the run.
-        tensorboard: write events for TensorBoard beside it.
+        folder: Folder of the run.
+        tensorboard: Also write TensorBoard events beside the file.
 
     Raises:
-        NotReadyError: TensorBoard is asked for and not installed.
+        NotReadyError: `tensorboard` is set and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
@@ -41,14 +43,14 @@ class Metrics:
         self._events: Any = _event_writer(folder / "tensorboard") if tensorboard else None
 
     def keep_until(self, step: int) -> None:
-        """Drop the lines of steps that will be taken again."""
+        """Drop the lines of steps after `step`, which will be taken again."""
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) in range(1, step + 1)]
             write_atomic(self.path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, steps: Sequence[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
-        """Append lines, reading their figures from the device; returns them."""
-        lines = [{name: _number(value) for name, value in figures.items()} for figures in steps]
+        """Append a line per step, copying values from the device; returns the lines as written."""
+        lines = [{name: _number(value) for name, value in metrics.items()} for metrics in steps]
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -60,13 +62,13 @@ class Metrics:
         return lines
 
     def lines(self) -> list[dict[str, float]]:
-        """All lines so far; what a crash cut short is left out."""
+        """Return all lines so far, without a line that a crash cut short."""
         if not self.path.is_file():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines() if _step_of(line)]
 
     def losses(self) -> list[float]:
-        """The loss of every step so far."""
+        """Return the loss of every step so far."""
         return [float(line["loss"]) for line in self.lines() if "loss" in line]
 
     def last_validation(self) -> dict[str, float]:
@@ -74,18 +76,24 @@ class Metrics:
         return next((line for line in reversed(self.lines()) if "val_loss" in line), {})
 
     def validations(self) -> dict[int, float]:
-        """The validation loss by step."""
+        """Return the validation loss by step."""
         return {int(line["step"]): float(line["val_loss"]) for line in self.lines() if "val_loss" in line}
 
     def close(self) -> None:
-        """Finish what is written."""
+        """Flush and close the TensorBoard events."""
         if self._events:
             self._events.close()
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on: its newest whole checkpoint, and the newer ones that are not whole."""
+    """The checkpoint that a run resumes from.
+
+    Attributes:
+        path: Newest checkpoint that is intact.
+        step: Its step.
+        damaged: Newer checkpoints that are not intact.
+    """
 
     path: Path
     step: int
@@ -93,25 +101,25 @@ class ResumePoint:
 
 
 def resume_point(run: RunConfig, source: TrainingClips) -> ResumePoint | None:
-    """Where to go on; None where the folder holds no checkpoint.
+    """Find the checkpoint to resume from; None if the folder holds no checkpoint.
 
-    A checkpoint counts as whole if its header and its optimizer's can be read: both files are renamed into place when they are
-    on the disk, so only damage from outside makes them otherwise.
+    The newest checkpoint is taken whose two files are complete and have the digests that were written with them.
 
     Raises:
-        CheckpointError: the folder holds another run, or none of its checkpoints can be read.
+        CheckpointError: The folder holds another run, or all of its checkpoints are damaged.
+        UnreadableError: A checkpoint cannot be read. It is not passed over, since it may be intact.
     """
     found = list_checkpoints(run.checkpoints)
     if not found:
         return None
-    path = next((path for path in reversed(found) if _is_whole(path)), None)
-    if path is None:
+    intact = ((path, header) for path in reversed(found) if (header := _check(path)) is not None)
+    path, header = next(intact, (None, None))
+    if path is None or header is None:
         raise CheckpointError(
-            f"no checkpoint in {run.checkpoints} can be gone on from",
+            f"no checkpoint in {run.checkpoints} can be resumed from",
             got=f"{len(found)} that are damaged or lack their optimizer's state",
             fix="Start over with --fresh.",
         )
-    header = read_header(path)
     second = source.stores[1].header.digest if len(source.stores) > 1 else ""
     caches = _differ("cache", header.cache_digest, source.digest) + _differ("second_cache", header.second_cache_digest, second)
     for name, old, new in _differences(header.run, run) + caches:
@@ -124,8 +132,32 @@ def resume_point(run: RunConfig, source: TrainingClips) -> ResumePoint | None:
     return ResumePoint(path, header.step, tuple(found[found.index(path) + 1 :]))
 
 
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run while the block runs, and remove what writers that were killed left in it.
+
+    Raises:
+        CheckpointError: Another process trains in this folder; the message says which one.
+    """
+    file, is_new = folder / "run.lock", not folder.exists()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(file, range(1), f"the run {folder}"))
+        except CacheError as error:
+            fix = "Wait for it, or choose another folder with --checkpoints."
+            raise CheckpointError(f"another process trains in {folder}", got=error.got, fix=fix) from error
+        remove_leftovers(folder)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone and opens a new one
+                if is_new:
+                    folder.rmdir()  # only if the run wrote nothing
+
+
 def start_over(folder: Path) -> None:
-    """Remove the run that a folder holds: its checkpoints, optimizer states and metrics, and nothing else."""
+    """Remove the run in a folder: its checkpoints, optimizer states and metrics, and nothing else."""
     with storage_errors(folder):
         for path in list_checkpoints(folder):
             _remove(path)
@@ -133,12 +165,12 @@ def start_over(folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int, validations: Mapping[int, float]) -> None:
-    """Remove all but the `keep` newest checkpoints, the best and the untrained one; 0 keeps all.
+    """Remove all checkpoints except the newest ones, the best one and the untrained one.
 
     Args:
-        folder: of the run.
-        keep: how many of the newest stay.
-        validations: validation loss by step, which says what is best.
+        folder: Folder of the run.
+        keep: Number of newest checkpoints to keep; 0 keeps all.
+        validations: Validation loss by step, which decides the best one.
     """
     found = list_checkpoints(folder)
     if not keep or len(found) <= keep:
@@ -153,30 +185,30 @@ def prune(folder: Path, keep: int, validations: Mapping[int, float]) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """The checkpoint first: an optimizer's state without one is never looked for."""
+    """Remove a checkpoint and then its optimizer's state, which is ignored without a checkpoint."""
     with storage_errors(checkpoint):
         checkpoint.unlink(missing_ok=True)
         optimizer_path(checkpoint).unlink(missing_ok=True)
 
 
-def _is_whole(path: Path) -> bool:
+def _check(path: Path) -> CheckpointHeader | None:
+    """Return the header of a checkpoint, or None if it is damaged or lacks its optimizer's state."""
     with suppress(CheckpointError):
-        read_header(path)
-        return optimizer_path(path).is_file()
-    return False
+        return check_checkpoint(path)
+    return None
 
 
 def _event_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
-        raise NotReadyError("TensorBoard is not installed", fix="Type `pip install 'stjepa[tensorboard]'`.") from error
+        raise NotReadyError("TensorBoard is not installed", fix=how_to_install(extra="tensorboard")) from error
     return SummaryWriter(str(folder))
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, object, object]]:
     a, b = asdict(with_all_settings(old)), asdict(with_all_settings(new))
-    return [entry for name in a if name not in _FREE for entry in _differ(name, a[name], b[name])]
+    return [entry for name in a if name not in _MAY_DIFFER for entry in _differ(name, a[name], b[name])]
 
 
 def _differ(name: str, old: object, new: object) -> list[tuple[str, object, object]]:

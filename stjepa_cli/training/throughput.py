@@ -1,4 +1,4 @@
-"""How fast training goes, and what it waits for."""
+"""Training throughput: clips per second, time spent waiting for data, and model FLOPs utilisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 MOST_WAIT = 0.1
 
-# dense bfloat16 (float16 where there is none) FLOP/s, from the makers' data sheets
+# dense bfloat16 (float16 where there is none) FLOP/s, from the manufacturers' data sheets
 _PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
     "A800": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A40": 150e12, "A30": 165e12, "A10": 125e12, "RTX 6000 Ada": 364e12,
@@ -21,7 +21,7 @@ _PEAKS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """What a GPU can do at most, in operations a second; None for one that is not known, and for a CPU."""
+    """Return the peak FLOP/s of a GPU, or None for an unknown GPU and for a CPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -29,12 +29,17 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class ThroughputMeter:
-    """Rates since they were last read.
+    """Measures rates between two readings.
 
     Args:
-        flops_per_clip: of a training step, forward and backward.
-        device: where it runs.
-        processes: that share the clips.
+        flops_per_clip: Floating-point operations of a training step per clip, forward and backward.
+        device: Device that training runs on.
+        processes: Number of processes that share the clips.
+
+    Attributes:
+        peak: Peak FLOP/s of the device; None if unknown.
+        total_waited: Seconds spent waiting for clips, over all readings.
+        total_seconds: Seconds of all readings.
     """
 
     def __init__(self, flops_per_clip: int, device: torch.device, processes: int = 1) -> None:
@@ -47,7 +52,7 @@ class ThroughputMeter:
         self._since, self._waited, self._clips = time.monotonic(), 0.0, 0
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items; counts the time that the consumer waits for each."""
+        """Yield the items, and measure how long the consumer waits for each."""
         source = iter(items)
         while True:
             started = time.monotonic()
@@ -58,25 +63,28 @@ class ThroughputMeter:
             yield item
 
     def count(self, clips: int) -> None:
-        """So many clips were trained on, over all processes."""
+        """Count clips that were trained on, over all processes."""
         self._clips += clips
 
     def read(self) -> dict[str, float]:
-        """`clips_per_second`, `data_wait` (share of the time in which training waited for clips, 0 to 1), and on a GPU `mfu`
-        (share of its peak, arXiv 2204.02311) and `memory_gb` (most ever allocated), since the last reading.
+        """Return the rates since the last reading.
+
+        Returns:
+            `clips_per_second`; `data_wait`, the fraction of time that training waited for clips; on a GPU also `mfu`, the fraction of
+            its peak FLOP/s (arXiv 2204.02311), and `memory_gb`, the most memory ever allocated.
         """
         seconds = max(1e-9, time.monotonic() - self._since)
-        figures = {"clips_per_second": self._clips / seconds, "data_wait": min(1.0, self._waited / seconds)}
+        rates = {"clips_per_second": self._clips / seconds, "data_wait": min(1.0, self._waited / seconds)}
         if self.peak:
-            figures["mfu"] = figures["clips_per_second"] * self.flops_per_clip / (self.peak * self.processes)
+            rates["mfu"] = rates["clips_per_second"] * self.flops_per_clip / (self.peak * self.processes)
         if self.device.type == "cuda":
-            figures["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+            rates["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
         self.total_waited += self._waited
         self.total_seconds += seconds
         self._begin()
-        return figures
+        return rates
 
     @property
     def mean_wait(self) -> float:
-        """Share of all the time read so far in which training waited."""
+        """Fraction of the time of all readings that training waited for clips."""
         return self.total_waited / self.total_seconds if self.total_seconds else 0.0

@@ -20,9 +20,10 @@ from stjepa_cli.core.progress import Progress, Task
 from stjepa_cli.core.types import software_versions
 from stjepa_cli.data.loader import Batch, ClipFeed, Request, batch_rows, on_device, steps_per_epoch
 from stjepa_cli.data.training_clips import TrainingClips
-from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, optimizer_path, read_tensors, write_checkpoint
+from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, read_optimizer, write_checkpoint
 from stjepa_cli.models.layers import FactorizedBlock, JointBlock
-from stjepa_cli.models.student import Student, load_group
+from stjepa_cli.models.student import Student
+from stjepa_cli.models.tensor_file import load_group
 from stjepa_cli.training.distributed import World
 from stjepa_cli.training.objectives.base import Loss, Objective
 from stjepa_cli.training.optim import MovingAverage, ScheduledOptimizer
@@ -67,7 +68,7 @@ class Trainer:
         self.micro_batches = self.world.share(self.batch_size, run.accumulate)
         self.optimizer = ScheduledOptimizer(self.objective, run.optimizer, self.batch_size)
         self.average = MovingAverage(self.objective.student, run.ema) if run.ema else None
-        self.objective.student.recompute = run.activation_checkpointing
+        self.objective.student.activation_checkpointing = run.activation_checkpointing
         pinned = self.world.device.type == "cuda"
         self.feed = ClipFeed(self.source, num_workers=run.workers, memory_bytes=int(run.memory_gb * 1e9), pinned=pinned)
         step_flops = 3 * self.objective.flops()  # forward, and twice that backward; recomputed activations are no progress
@@ -104,7 +105,7 @@ class Trainer:
             return
         module = self._prepared()
         micro: list[tuple[Loss, int]] = []
-        with self.progress.task("pretrain", total=self.last_step - self.step, unit="steps") as task:
+        with self.progress.task("pretrain", total=self.last_step, completed=self.step, unit="steps") as task:
             for batch in self.meter.waiting(on_device(self.feed.batches(self._requests()), self.world.device)):
                 micro.append((self._add_gradients(module, batch, number=len(micro)), len(batch.rows)))
                 if len(micro) == len(self.micro_batches):
@@ -310,7 +311,7 @@ class Trainer:
             load_group(module, path, group)
         if self.average:
             load_group(self.average.module, path, "ema")
-        self.optimizer.load(read_tensors(optimizer_path(path)))
+        self.optimizer.load(read_optimizer(path, step))
         self.step = step
 
 

@@ -1,7 +1,7 @@
-"""Line charts as SVG text: series of numbers in, a picture with axes, a legend and words for those who cannot see it out.
+"""Line charts as SVG text, with axes, a legend and a text alternative.
 
-Standard library only. The colours are classes, so that one style sheet turns them for dark screens; `as_file` adds it to a chart
-that is to stand alone.
+Standard library only. Colours are CSS classes, so that one style sheet adapts every chart of a page to dark screens; `as_file`
+adds that style sheet to a chart that is to stand alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Point = tuple[float, float]
 MAX_POINTS = 1000
 WIDTH, PLOT_HEIGHT = 480, 190
 LEFT, RIGHT, TOP = 58, 14, 34
-LETTER_PX = 7.4  # of the 14 px letters, on average
+LETTER_PX = 7.4  # average width of a letter at 14 px
 NUM_COLOURS = 6
-DOTS_UP_TO = 40  # points of a series that are shown as dots too
-TREND_FROM = 60  # points from which a running mean is drawn over the values
+MAX_DOTS = 40  # a series of at most this many points also shows each of them as a dot
+MIN_TREND_POINTS = 60  # a series of at least this many points gets a running mean over its values
 
 STYLE = """
 .chart{--grid:#d9dde3;--ink:#1f2933;--c0:#0b62c4;--c1:#c2410c;--c2:#15803d;--c3:#7c3aed;--c4:#a16207;--c5:#be185d;--bad:#dc2626}
@@ -39,8 +39,8 @@ class Series:
     """One line.
 
     Attributes:
-        name: for the legend.
-        points: (step, value), steps ascending. A value that is not finite leaves a gap and a mark on the axis.
+        name: Name in the legend.
+        points: Pairs (step, value) by ascending step. A value that is not finite leaves a gap and a mark on the axis.
     """
 
     name: str
@@ -48,19 +48,19 @@ class Series:
 
     @property
     def finite(self) -> tuple[Point, ...]:
-        """The points with a finite value."""
+        """The points whose value is finite."""
         return tuple(point for point in self.points if math.isfinite(point[1]))
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A stretch of numbers and the ticks on it.
+    """A range of numbers with its ticks.
 
     Attributes:
-        low: at the start.
-        high: at the end, above `low`.
-        ticks: ascending, inside.
-        log: whether equal distances are equal ratios.
+        low: Value at the start.
+        high: Value at the end, greater than `low`.
+        ticks: Values of the ticks, ascending, between `low` and `high`.
+        log: True for a logarithmic axis.
     """
 
     low: float
@@ -69,34 +69,34 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value lies, 0 at `low` to 1 at `high`."""
+        """Return the position of a value, from 0 at `low` to 1 at `high`."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
 
 def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> tuple[Point, ...]:
-    """At most `limit` points with the same extremes: the least and the greatest of each bucket, and what is not finite.
+    """Reduce a series to at most `limit` points, keeping the lowest and the highest of each bucket and a value that is not finite.
 
     Args:
-        points: (step, value), in order.
-        limit: at least 5.
+        points: Pairs (step, value) by ascending step.
+        limit: Maximum number of points, at least 5.
     """
     if len(points) <= limit:
         return tuple(points)
     num_buckets = (limit - 2) // 3
     kept = {0, len(points) - 1}
     for bucket in range(num_buckets):
-        places = range(bucket * len(points) // num_buckets, (bucket + 1) * len(points) // num_buckets)
-        finite = [i for i in places if math.isfinite(points[i][1])]
+        indices = range(bucket * len(points) // num_buckets, (bucket + 1) * len(points) // num_buckets)
+        finite = [i for i in indices if math.isfinite(points[i][1])]
         if finite:
             kept |= {min(finite, key=lambda i: points[i][1]), max(finite, key=lambda i: points[i][1])}
-        kept |= set([i for i in places if not math.isfinite(points[i][1])][:1])
+        kept |= set([i for i in indices if not math.isfinite(points[i][1])][:1])
     return tuple(points[i] for i in sorted(kept))
 
 
 def running_mean(points: Sequence[Point], window: int) -> tuple[Point, ...]:
-    """At each point the mean of the finite values among `window` points around it; fewer at both ends."""
+    """Return, for each point, the mean of the finite values among the `window` points around it (fewer at both ends)."""
     sums, counts = [0.0], [0]
     for _, value in points:
         finite = math.isfinite(value)
@@ -111,15 +111,15 @@ def running_mean(points: Sequence[Point], window: int) -> tuple[Point, ...]:
 
 
 def axis(values: Sequence[float], *, count: int = 5, zero: bool = False) -> Axis:
-    """An axis that holds finite values, with about `count` ticks at round numbers.
+    """Choose an axis for finite values, with about `count` ticks at round numbers.
 
-    It is logarithmic where all values are positive and the greatest is more than a hundred times the middle one: a spike leaves
-    the rest to be seen.
+    The axis is logarithmic if all values are positive and the highest exceeds the median a hundredfold, so that a spike does not
+    flatten everything else.
 
     Args:
-        values: any number of them.
-        count: of ticks, roughly.
-        zero: the axis holds 0 too, unless it is logarithmic.
+        values: Values to cover; may be empty.
+        count: Approximate number of ticks.
+        zero: Include 0, unless the axis is logarithmic.
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low > 0 and high > 100 * statistics.median(values):
@@ -137,13 +137,13 @@ def axis(values: Sequence[float], *, count: int = 5, zero: bool = False) -> Axis
 
 
 def step_axis(last: float) -> Axis:
-    """The axis of steps, from 0 to the last one and no further."""
+    """Return an axis from 0 to exactly the last step."""
     every = _round_step(max(1.0, last / 6))
     return Axis(0.0, max(1.0, last), tuple(i * every for i in range(math.floor(max(1.0, last) / every) + 1)))
 
 
 def number(value: float) -> str:
-    """A number for people: 2,604, 0.538, 2e-5."""
+    """Format a number for people: 2,604, 0.538, 2e-5."""
     if not math.isfinite(value):
         return str(value)
     if value and abs(value) < 1e-3:
@@ -160,18 +160,18 @@ def number(value: float) -> str:
 def line_chart(
     title: str, series: Sequence[Series], *, unit: str = "", rule: tuple[float, str] | None = None, zero: bool = False, last: float = 0
 ) -> str:
-    """A chart over steps.
+    """Draw series over training steps.
 
     Args:
-        title: what is shown.
-        series: lines; colours go by their order.
-        unit: of the values, behind the title.
-        rule: a level to compare with and its name, drawn as a dashed line.
-        zero: the values are read against 0.
-        last: the last step of the whole run, so that all its charts have one width; that of the series if it is greater.
+        title: Title of the chart.
+        series: Lines to draw; their order decides their colours.
+        unit: Unit of the values, shown behind the title.
+        rule: A reference level and its name, drawn as a dashed line.
+        zero: Include 0 on the vertical axis.
+        last: Last step of the whole run, so that all its charts span the same steps.
 
     Returns:
-        an `<svg>` element; `STYLE` must be on the page that it is put into.
+        An `<svg>` element; the page that it is placed in must hold `STYLE`.
     """
     values = [value for line in series for _, value in line.finite] + ([rule[0]] if rule else [])
     across = step_axis(max([last, *(step for line in series for step, _ in line.points)]))
@@ -193,38 +193,38 @@ def line_chart(
 
 
 def as_file(chart: str) -> str:
-    """A chart as the text of an SVG file of its own, for light and dark screens."""
+    """Return a chart as the text of an SVG file of its own, for light and dark screens."""
     return chart.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
 
 
 def _round_step(rough: float) -> float:
-    """The next of 1, 2, 5, 10, ... times a power of ten."""
+    """Round up to 1, 2, 5 or 10 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 def _words(line: Series) -> str:
-    """A series in a sentence."""
+    """Describe a series in a sentence."""
     finite = line.finite
-    strange = len(line.points) - len(finite)
+    num_nonfinite = len(line.points) - len(finite)
     if not finite:
         return f"{line.name}: no finite value"
     least, most = min(finite, key=lambda point: point[1]), max(finite, key=lambda point: point[1])
     text = f"{line.name}: {number(finite[0][1])} at step {finite[0][0]:.0f}, {number(finite[-1][1])} at step {finite[-1][0]:.0f}"
     text += f", lowest {number(least[1])} at step {least[0]:.0f}, highest {number(most[1])} at step {most[0]:.0f}"
-    return text + (f", {strange} values not finite" if strange else "")
+    return text + (f", {num_nonfinite} values not finite" if num_nonfinite else "")
 
 
-def _x(share: float) -> float:
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
+def _x(fraction: float) -> float:
+    return LEFT + fraction * (WIDTH - LEFT - RIGHT)
 
 
-def _y(share: float) -> float:
-    return TOP + (1 - share) * PLOT_HEIGHT
+def _y(fraction: float) -> float:
+    return TOP + (1 - fraction) * PLOT_HEIGHT
 
 
 def _grid(across: Axis, up: Axis) -> Iterator[str]:
-    """Lines and numbers of both axes."""
+    """Yield the lines and numbers of both axes."""
     for tick in up.ticks:
         y = _y(up.place(tick))
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -240,7 +240,7 @@ def _grid(across: Axis, up: Axis) -> Iterator[str]:
 
 
 def _tick(value: float, on: Axis) -> str:
-    """The number at a tick, with as many digits as its neighbours need."""
+    """Format the number at a tick, with as many digits as its neighbours need."""
     step = on.ticks[1] - on.ticks[0] if len(on.ticks) > 1 else abs(value) or 1.0
     if value == 0:
         return "0"
@@ -263,12 +263,12 @@ def _rule(value: float, up: Axis) -> list[str]:
 
 
 def _line(line: Series, across: Axis, up: Axis, colour: int) -> Iterator[str]:
-    """A series: its values, a running mean over them if they are many, dots if they are few, a mark for each that is not finite."""
-    trend = running_mean(line.points, len(line.points) // 40) if len(line.points) >= TREND_FROM else ()
+    """Draw a series: a running mean if it is long, dots if it is short, and a mark for each value that is not finite."""
+    trend = running_mean(line.points, len(line.points) // 40) if len(line.points) >= MIN_TREND_POINTS else ()
     yield f'<path class="line s{colour}{" raw" if trend else ""}" d="{_path(thin(line.points), across, up)}"/>'
     if trend:
         yield f'<path class="line s{colour}" d="{_path(thin(trend), across, up)}"/>'
-    if len(line.points) <= DOTS_UP_TO:
+    if len(line.points) <= MAX_DOTS:
         for step, value in line.finite:
             yield f'<circle class="d{colour}" r="3" cx="{_x(across.place(step)):.1f}" cy="{_y(up.place(value)):.1f}"/>'
     for step, value in thin(line.points):
@@ -289,7 +289,7 @@ def _path(points: Sequence[Point], across: Axis, up: Axis) -> str:
 
 
 def _legend(names: Sequence[str], y: float) -> tuple[list[tuple[str, float, float]], int]:
-    """Where the entries of the legend go, in as many rows as they need: (name, x, y) of each, and the number of rows."""
+    """Lay out the legend: (name, x, y) for each entry, and the number of rows."""
     entries, x, rows = [], float(LEFT), 1
     for name in names:
         shown = name if len(name) <= 48 else name[:47] + "…"

@@ -1,6 +1,6 @@
-"""HTML that needs nothing beside itself: one file, no script, no network, readable on a telephone and on a dark screen.
+"""Self-contained HTML pages: one file without scripts or network access, readable on a phone and on a dark screen.
 
-Standard library only. Everything that is not named `..._html` is text and is escaped here.
+Standard library only. Every argument not named `..._html` is plain text and is escaped here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from stjepa_cli.viz.charts import STYLE as CHART_STYLE
 
-# a browser that obeys it loads nothing, whatever stands in the page
+# a browser that obeys this policy loads nothing, whatever the page contains
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -54,19 +54,25 @@ details{margin:.4em 0}summary{cursor:pointer;color:var(--link);padding:6px 0}
 .tile .none{border:2px dotted var(--quiet);padding:8px;font-size:.8rem;color:var(--quiet)}.tile.asks img{border:4px solid var(--line)}
 .tile.right img{border:4px solid var(--right)}.tile.wrong img{border:4px dashed var(--wrong)}
 .tile figcaption{font-size:.82rem;line-height:1.3;overflow-wrap:anywhere}.tile b{color:var(--ink)}
+.clip{margin:0 0 22px}.panels img{display:block;width:100%;border-radius:6px}.heads{display:grid;
+grid-template-columns:repeat(var(--n),1fr);gap:4px}
+.heads span{font-size:.85rem;color:var(--quiet);padding-bottom:2px}.clip figcaption{color:var(--ink);padding-top:4px}
+.clips{display:grid;gap:8px 28px;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))}
+.verdict{font-size:1.12rem;max-width:75ch;padding:8px 14px;border-left:5px solid var(--line);background:var(--code);border-radius:4px}
+.verdict.right{border-color:var(--right)}.verdict.wrong{border-color:var(--wrong)}
 .scale{display:flex;gap:10px;align-items:center;white-space:nowrap}.scale i{display:block;width:200px;height:14px;border-radius:3px}
 """
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with words below it.
+    """A picture with lines of text below it.
 
     Attributes:
-        picture: media type and bytes, None where there is none.
-        alternative: the picture in words; empty where the words below say it already.
-        words: lines below it, the first in bold type.
-        right: whether it is an answer that is right; None if it is no answer.
+        picture: Media type and bytes, or None if there is no picture.
+        alternative: Text alternative; empty if the lines below say it already.
+        words: Lines below the picture, the first in bold type.
+        right: Whether the answer shown is right; None if the tile is not an answer.
     """
 
     picture: tuple[str, bytes] | None
@@ -76,7 +82,7 @@ class Tile:
 
 
 def page(title: str, body_html: Iterable[str]) -> str:
-    """A whole document."""
+    """Return a whole document."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -87,34 +93,34 @@ def page(title: str, body_html: Iterable[str]) -> str:
 
 
 def paragraph(text: str, *, quiet: bool = False, big: bool = False) -> str:
-    """A paragraph of text."""
+    """Return a paragraph of text."""
     kind = ' class="quiet"' if quiet else ' class="big"' if big else ""
     return f"<p{kind}>{escape(text)}</p>"
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading."""
+    """Return a heading."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def command(text: str) -> str:
-    """Something to type."""
+    """Return a block with a command to type."""
     return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def links(targets: Mapping[str, str]) -> str:
-    """Words and the files beside the page that they lead to."""
+    """Return a list of links to files beside the page, given as text and target."""
     return "<ul>" + "".join(f'<li><a href="{escape(quote(target))}">{escape(text)}</a></li>' for text, target in targets.items()) + "</ul>"
 
 
 def pairs(values: Mapping[str, object], *, caption: str = "") -> str:
-    """Names and values, one pair a line."""
+    """Return a table of names and values, one pair per line."""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>' for name, value in values.items())
     return f'<table class="pairs">{_caption(caption)}{rows}</table>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
-    """A table whose first column is text and whose others are numbers; it scrolls where it is too wide."""
+    """Return a table whose first column is text and whose other columns are numbers; it scrolls if it is too wide."""
     kind = [""] + [' class="n"'] * (len(columns) - 1)
     head = "".join(f'<th scope="col"{k}>{escape(name)}</th>' for name, k in zip(columns, kind, strict=True))
     body = "".join("<tr>" + "".join(f"<td{k}>{escape(cell)}</td>" for cell, k in zip(row, kind, strict=True)) + "</tr>" for row in rows)
@@ -127,42 +133,42 @@ def wrapped(
     *,
     widths: Sequence[int],
     numbers: Sequence[int],
-    shares: Sequence[float] = (),
+    bars: Sequence[float] = (),
     caption: str = "",
 ) -> str:
-    """A table as wide as the page, whose cells wrap.
+    """Return a table as wide as the page, whose cells wrap.
 
     Args:
-        columns: what heads them.
-        rows: cells.
-        widths: of the columns, in percent.
-        numbers: which columns hold numbers.
-        shares: for each row, 0 to 1, a bar below its first cell; none if empty.
-        caption: above it.
+        columns: Heading of each column.
+        rows: Cells of each row.
+        widths: Width of each column in percent.
+        numbers: Indices of the columns that hold numbers.
+        bars: Length of a bar below the first cell of each row, 0 to 1; no bars if empty.
+        caption: Text above the table.
     """
     kind = [' class="n"' if i in numbers else "" for i in range(len(columns))]
     cols = "".join(f'<col style="width:{width}%">' for width in widths)
     head = "".join(f'<th scope="col"{k}>{escape(name)}</th>' for name, k in zip(columns, kind, strict=True))
     body = []
     for i, (first, *others) in enumerate(rows):
-        bar = f'<div class="bar" aria-hidden="true"><i style="width:{100 * shares[i]:.1f}%"></i></div>' if shares else ""
+        bar = f'<div class="bar" aria-hidden="true"><i style="width:{100 * bars[i]:.1f}%"></i></div>' if bars else ""
         cells = "".join(f"<td{k}>{_breakable(cell)}</td>" for cell, k in zip(others, kind[1:], strict=True))
         body.append(f'<tr><th scope="row">{_breakable(first)}{bar}</th>{cells}</tr>')
     return f'<table class="wrapped">{_caption(caption)}<colgroup>{cols}</colgroup><tr>{head}</tr>{"".join(body)}</table>'
 
 
 def folded(summary: str, parts_html: Iterable[str]) -> str:
-    """Parts that are shown when they are asked for."""
+    """Return parts behind a summary that unfolds them."""
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts_html)}</details>"
 
 
 def picture(kind: str, data: bytes, alternative: str) -> str:
-    """A picture no wider than the page; `kind` is its media type."""
+    """Return a picture no wider than the page; `kind` is its media type."""
     return f'<img class="picture" src="{_source(kind, data)}" alt="{escape(alternative)}">'
 
 
 def tiles(cells: Sequence[Tile], *, few: int) -> str:
-    """Pictures of one size in a row, in rows of `few` on a narrow screen."""
+    """Return pictures of one size in a row, or in rows of `few` on a narrow screen."""
     style = f"--all:{len(cells)};--few:{min(few, len(cells))};max-width:{190 * len(cells)}px"
     return f'<div class="tiles" style="{style}">{"".join(map(_tile, cells))}</div>'
 
@@ -179,20 +185,20 @@ def _tile(cell: Tile) -> str:
 
 
 def figure(chart_html: str, caption: str = "", *, wide: bool = False) -> str:
-    """A picture with words below it."""
+    """Return a picture with a caption."""
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = ' class="wide"' if wide else ""
     return f"<figure{kind}>{chart_html}{below}</figure>"
 
 
 def strip(label: str, alternative: str, pictures: Sequence[tuple[str, bytes]], below: Sequence[str] = ()) -> str:
-    """Pictures of one size side by side.
+    """Return pictures of one size side by side.
 
     Args:
-        label: what they show, above them.
-        alternative: the same for those who cannot see them.
-        pictures: media type (`image/png`) and bytes of each.
-        below: a word below each.
+        label: What the pictures show; stands above them.
+        alternative: Text alternative of the whole strip.
+        pictures: Media type (`image/png`) and bytes of each picture.
+        below: A word below each picture.
     """
     sources = [_source(kind, data) for kind, data in pictures]
     cells = "".join(f'<img src="{source}" alt="{escape(alternative) if i == 0 else ""}">' for i, source in enumerate(sources))
@@ -201,19 +207,45 @@ def strip(label: str, alternative: str, pictures: Sequence[tuple[str, bytes]], b
     return f'<div class="label">{escape(label)}</div><div class="strip" style="{style}">{cells}</div>'
 
 
+def panels(labels: Sequence[str], alternative: str, animation: tuple[str, bytes], still: tuple[str, bytes], caption: str) -> str:
+    """Return an animation of panels of one size side by side, with a label above each and a caption below all of them.
+
+    Args:
+        labels: Label of each panel.
+        alternative: Text alternative.
+        animation: Media type and bytes of the animation, all panels in one picture.
+        still: Media type and bytes of a picture for readers who ask their system for less motion.
+        caption: Text below.
+    """
+    heads = "".join(f"<span>{_breakable(label)}</span>" for label in labels)
+    shown = (
+        f'<picture><source media="(prefers-reduced-motion:reduce)" srcset="{_source(*still)}">'
+        f'<img src="{_source(*animation)}" alt="{escape(alternative)}"></picture>'
+    )
+    style = f"--n:{len(labels)};min-width:{110 * len(labels)}px;max-width:{220 * len(labels)}px"
+    body = f'<div class="panels" style="{style}"><div class="heads">{heads}</div>{shown}</div>'
+    return f'<figure class="clip"><div class="scroll">{body}</div><figcaption>{_breakable(caption)}</figcaption></figure>'
+
+
+def verdict(text: str, *, good: bool | None) -> str:
+    """Return a sentence that stands out, marked as good or bad news; None for neither."""
+    kind, mark = {True: ("right", "✓ "), False: ("wrong", "✗ "), None: ("", "")}[good]
+    return f'<p class="verdict {kind}">{mark}{escape(text)}</p>'
+
+
 def scale(low: str, high: str, colours: Sequence[tuple[int, int, int]]) -> str:
-    """What the colours between two figures mean."""
+    """Return a colour scale between two values."""
     steps = ",".join(f"rgb{colour}" for colour in colours)
     return f'<p class="scale">{escape(low)} <i style="background:linear-gradient(90deg,{steps})"></i> {escape(high)}</p>'
 
 
 def scrolling(parts_html: Iterable[str]) -> str:
-    """Parts that are moved sideways together where they are too wide."""
+    """Return parts that scroll sideways together if they are too wide."""
     return f'<div class="scroll" tabindex="0">{"".join(parts_html)}</div>'
 
 
 def _breakable(text: str) -> str:
-    """Text that may go on in the next line where a word of a LongName_ends, before it is broken anywhere."""
+    """Return text that may wrap between the words of a LongCamelName or a long_snake_name, before it wraps anywhere else."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=_)", "<wbr>", escape(text))
 
 

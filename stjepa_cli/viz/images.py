@@ -1,4 +1,4 @@
-"""Pictures of results as files and bytes: the one place that knows Pillow."""
+"""Image files: confusion matrices, contact sheets, and the encoding of frames. The only module that uses Pillow."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ MARGIN_PX = 16
 GAP_PX = 6
 LINE_PX = 17
 MAX_NAME_LETTERS = 28
-NAME_PX = 11  # a name needs so much
-MATRIX_PX = 2400  # of matrices so large that not every class is named
+NAME_PX = 11  # height that a class name needs
+MATRIX_PX = 2400  # side of a matrix with so many classes that only some are named
 LEGEND_PX = 160
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the cells of a confusion matrix lie, in pixels.
+    """Position of the cells of a confusion matrix, in pixels.
 
     Attributes:
-        num_classes: C.
-        cell: side of a cell, with its line.
-        left: of the first column.
-        top: of the first row.
+        num_classes: Number of classes, C.
+        cell: Side of a cell, with its line.
+        left: Left edge of the first column.
+        top: Top edge of the first row.
     """
 
     num_classes: int
@@ -51,7 +51,7 @@ class Layout:
     top: int
 
     def box(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of a cell without its lines, all inside."""
+        """Return left, top, right and bottom of a cell without its lines, all inclusive."""
         x, y = self.left + column * self.cell, self.top + row * self.cell
         return x + 1, y + 1, x + self.cell - 1, y + self.cell - 1
 
@@ -62,18 +62,18 @@ class Layout:
 
     @property
     def shows_counts(self) -> bool:
-        """Whether a number fits into a cell."""
+        """True if a number fits into a cell."""
         return self.cell >= 24
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of a sheet.
+    """A picture on a contact sheet.
 
     Attributes:
-        pixels: uint8 (3, S, S), None where it cannot be had.
-        words: lines below it.
-        right: whether it is an answer that is right, for its frame; None if it is no answer.
+        pixels: Tensor uint8 (3, S, S), or None if the picture is not available.
+        words: Lines below the picture.
+        right: Whether the answer shown is right, which decides the frame; None if the tile is not an answer.
     """
 
     pixels: Tensor | None
@@ -86,8 +86,8 @@ class Sheet:
     """A row of pictures.
 
     Attributes:
-        lines: above them.
-        tiles: the pictures, of one size.
+        lines: Lines above the pictures.
+        tiles: Pictures, all of one size.
     """
 
     lines: tuple[str, ...]
@@ -95,22 +95,22 @@ class Sheet:
 
 
 def write_confusion(path: Path, counts: Tensor, classes: Sequence[str], *, title: str) -> Layout:
-    """Draw a confusion matrix: rows are the truth, columns the prediction, colour the share of the row.
+    """Draw a confusion matrix: rows are the truth, columns the prediction, colour the fraction of the row.
 
-    Cells shrink with the number of classes; where they are large enough they hold their counts, and where they are too small for
-    its name not every class has it.
+    Cells shrink as the number of classes grows. Large cells show their counts; if cells are too small for names, only every n-th
+    class is named.
 
     Args:
-        path: the PNG file.
-        counts: int64 (C, C), videos of class `row` that were taken for class `column`.
-        classes: C names.
-        title: one line.
+        path: PNG file to write.
+        counts: Tensor int64 (C, C): number of videos of class `row` that were classified as class `column`.
+        classes: Names of the C classes.
+        title: Title, one line.
 
     Returns:
-        where the cells lie.
+        The position of the cells.
 
     Raises:
-        StjepaError: the file cannot be written.
+        StjepaError: The file cannot be written.
     """
     names = [name if len(name) <= MAX_NAME_LETTERS else name[: MAX_NAME_LETTERS - 1] + "…" for name in map(_one_line, classes)]
     title = _one_line(title)
@@ -131,16 +131,16 @@ def write_confusion(path: Path, counts: Tensor, classes: Sequence[str], *, title
 
 
 def write_sheets(path: Path, title: str, sheets: Sequence[Sheet], *, tile_px: int) -> None:
-    """Draw rows of pictures below each other as a JPEG file; a right answer has a solid frame, a wrong one a broken one.
+    """Draw rows of pictures below each other; a right answer has a solid frame, a wrong one a dashed frame.
 
     Args:
-        path: the file.
-        title: one line.
-        sheets: the rows.
-        tile_px: side of a picture.
+        path: JPEG file to write.
+        title: Title, one line.
+        sheets: Rows of pictures.
+        tile_px: Side of a picture in pixels.
 
     Raises:
-        StjepaError: the file cannot be written.
+        StjepaError: The file cannot be written.
     """
     heights = [_sheet_height(sheet, tile_px) for sheet in sheets]
     widest = max(len(sheet.tiles) for sheet in sheets)
@@ -157,34 +157,55 @@ def write_sheets(path: Path, title: str, sheets: Sequence[Sheet], *, tile_px: in
 
 
 def encode_picture(pixels: Tensor, kind: str) -> bytes:
-    """The bytes of a picture file.
+    """Encode a picture.
 
     Args:
-        pixels: uint8 (3, H, W), RGB.
-        kind: `PNG`, small for what is made of few colours, or `JPEG` for frames.
+        pixels: Tensor uint8 (3, H, W), RGB.
+        kind: `PNG` for pictures of few colours, `JPEG` for frames.
+
+    Returns:
+        The bytes of the image file.
     """
     buffer = io.BytesIO()
     _image(pixels).save(buffer, format=kind, optimize=True, **_SETTINGS[kind])
     return buffer.getvalue()
 
 
+def encode_animation(frames: Tensor, *, frame_ms: int, last_ms: int) -> bytes:
+    """Encode an animation that repeats for ever, as WebP.
+
+    Args:
+        frames: Tensor uint8 (T, 3, H, W), RGB.
+        frame_ms: Time that each frame is shown.
+        last_ms: Time that the last frame is shown.
+
+    Returns:
+        The bytes of the image file.
+    """
+    first, *others = [_image(frame) for frame in frames]
+    durations = [frame_ms] * len(others) + [last_ms]
+    buffer = io.BytesIO()
+    first.save(buffer, format="WEBP", save_all=True, append_images=others, duration=durations, loop=0, quality=80, method=4)
+    return buffer.getvalue()
+
+
 _SETTINGS: dict[str, dict[str, int]] = {"PNG": {}, "JPEG": {"quality": 88}}
 
 
-def shade(share: float) -> Colour:
-    """The colour of a share, 0 to 1. Its root is taken, so that rare confusions can be seen beside a strong diagonal."""
-    depth = math.sqrt(share)
+def shade(fraction: float) -> Colour:
+    """Return the colour of a fraction, 0 to 1, on a square-root scale: rare confusions stay visible beside a strong diagonal."""
+    depth = math.sqrt(fraction)
     red, green, blue = (round(light + (dark - light) * depth) for light, dark in zip(LIGHT, DARK, strict=True))
     return red, green, blue
 
 
 def _one_line(text: str) -> str:
-    """Text that can be measured and drawn."""
+    """Return text that Pillow can measure and draw."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def _fitting(text: str, font: Font, width: float) -> str:
-    """As much of a line as fits."""
+    """Cut a line to a width in pixels."""
     text = _one_line(text)
     if font.getlength(text) <= width:
         return text
@@ -218,7 +239,7 @@ def _draw_sheet(image: Image.Image, sheet: Sheet, y: int, tile_px: int) -> None:
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, x: int, y: int, side: int, right: bool) -> None:
-    """A frame around a picture, solid or broken, so that nobody needs to see its colour."""
+    """Draw a frame around a picture, solid or dashed, so that it can be told without seeing colours."""
     if right:
         draw.rectangle((x, y, x + side - 1, y + side - 1), outline=RIGHT, width=4)
         return
@@ -230,7 +251,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, x: int, y: int, side: int, right: boo
 
 
 def _image(pixels: Tensor) -> Image.Image:
-    """uint8 (3, H, W) as a picture."""
+    """Turn a tensor uint8 (3, H, W) into a Pillow image."""
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
@@ -246,15 +267,15 @@ def _draw_cells(draw: ImageDraw.ImageDraw, layout: Layout, counts: Tensor) -> No
         total = sum(values)
         for column, count in enumerate(values):
             box = layout.box(row, column)
-            share = count / total if total else 0.0
-            draw.rectangle(box, shade(share) if total else ABSENT)
+            fraction = count / total if total else 0.0
+            draw.rectangle(box, shade(fraction) if total else ABSENT)
             if count and layout.shows_counts:
                 centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-                draw.text(centre, str(count), LIGHT if share > 0.25 else INK, font, anchor="mm")
+                draw.text(centre, str(count), LIGHT if fraction > 0.25 else INK, font, anchor="mm")
 
 
 def _draw_names(image: Image.Image, layout: Layout, names: Sequence[str], font: Font) -> None:
-    """Class names left of the rows and, turned, below the columns, with the names of both axes."""
+    """Draw the class names beside the rows and, rotated, below the columns, and the names of both axes."""
     draw = ImageDraw.Draw(image)
     bottom = layout.top + layout.side
     every = -(-NAME_PX // layout.cell)
@@ -270,7 +291,7 @@ def _draw_names(image: Image.Image, layout: Layout, names: Sequence[str], font: 
 
 
 def _turned(text: str, font: Font) -> Image.Image:
-    """Text that reads upwards, in a picture as narrow as it."""
+    """Draw text that reads upwards, in an image just large enough for it."""
     left, top, right, bottom = font.getbbox(text)
     picture = Image.new("RGB", (int(right - left) + 2, int(bottom - top) + 2), LIGHT)
     ImageDraw.Draw(picture).text((1 - left, 1 - top), text, INK, font)
@@ -283,4 +304,4 @@ def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
         draw.line((x + 30 + i, y, x + 30 + i, y + 14), shade(i / (LEGEND_PX - 1)))
     draw.rectangle((x + 29, y - 1, x + 30 + LEGEND_PX, y + 15), outline=GRID)
     draw.text((x + 24, y + 7), "0 %", INK, font, anchor="rm")
-    draw.text((x + 36 + LEGEND_PX, y + 7), "100 % of the videos of the row", INK, font, anchor="lm")
+    draw.text((x + 36 + LEGEND_PX, y + 7), "100 % of the row's videos", INK, font, anchor="lm")

@@ -153,7 +153,7 @@ class Memory:
     def __init__(self) -> None:
         self.samples: list[tuple[int, float]] = []
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
         return nullcontext(self if name == "cache" else SILENT.task(name, total=total).__enter__())
 
     def advance(self, count: int = 1, **figures: float) -> None:

@@ -339,7 +339,7 @@ class Steps:
         self.batch = batch
         run = RunConfig(Path(), Path(), preset=preset, student=student, predictor=predictor, batch_size=len(batch.rows))
         self.objective = LatentObjective(Student(student, spec, generator), run, [DIM], generator).to(batch.clips.device).train()
-        self.objective.student.recompute = recompute
+        self.objective.student.activation_checkpointing = recompute
         self.average = MovingAverage(self.objective.student, run.ema)
         self.descent = ScheduledOptimizer(self.objective, run.optimizer, run.batch_size)
         for block in self._blocks() if compiled else ():

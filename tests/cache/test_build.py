@@ -62,7 +62,7 @@ class Interrupting:
     def __init__(self, after: int) -> None:
         self.after, self.notes = after, list[str]()
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
         return nullcontext(self) if name == "cache" else SILENT.task(name, total=total, unit=unit)
 
     def advance(self, count: int = 1, **_: float) -> None:

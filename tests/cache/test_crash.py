@@ -78,7 +78,7 @@ class Listener:
     def __init__(self, diary: Diary) -> None:
         self.diary, self.name = diary, ""
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> Any:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> Any:
         self.name = name
         if name == "fit projection":
             self.diary("fit")

@@ -27,8 +27,8 @@ from stjepa_cli.encoders.feature_store import FeatureStore
 from stjepa_cli.encoders.fingerprints import ABSENT, fingerprint
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.encoders.teacher_encoder import TeacherEncoder
-from stjepa_cli.models.checkpoint import read_metadata, read_tensors, write_tensors
 from stjepa_cli.models.student import Student
+from stjepa_cli.models.tensor_file import read_metadata, read_tensors, write_tensors
 from stjepa_cli.teachers.base import open_teacher
 from tests.media import upload, write_empty
 
@@ -57,7 +57,7 @@ class Listening:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
         return SILENT.task(name, total=total, unit=unit)
 
     def note(self, text: str) -> None:
@@ -204,7 +204,7 @@ def test_a_flipped_byte_a_cut_and_a_foreign_file_are_not_used(items: list[VideoI
     flipped = bytearray(whole)
     flipped[-3] ^= 1
     for damaged, reason in (
-        (bytes(flipped), "digest does not match"),
+        (bytes(flipped), "digest does not match|is not the one that was written"),
         (whole[:-100], "whole|incomplete|Metadata"),
         (foreign, "something else"),
     ):

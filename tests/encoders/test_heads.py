@@ -15,7 +15,7 @@ from stjepa_cli.encoders.heads import Head, HeadCard, load_head, read_card, save
 from stjepa_cli.evaluation.probes.attentive_pool import AttentivePoolProbe
 from stjepa_cli.evaluation.probes.base import Probe
 from stjepa_cli.evaluation.probes.linear import LinearProbe
-from stjepa_cli.models.checkpoint import write_tensors
+from stjepa_cli.models.tensor_file import write_tensors
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
 CARD = HeadCard("runs/a.safetensors", "a" * 64, SPEC, "mean", ("cut", "fold", "pour", "unseen"))

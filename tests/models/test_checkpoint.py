@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from stjepa_cli.core.config import RunConfig
-from stjepa_cli.core.errors import CheckpointError
+from stjepa_cli.core.errors import CheckpointError, UnreadableError
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.models.checkpoint import (
     CheckpointHeader,
+    check_checkpoint,
     checkpoint_path,
     list_checkpoints,
-    list_tensors,
     newest_checkpoint,
+    optimizer_path,
     read_header,
-    read_tensors,
+    read_optimizer,
     write_checkpoint,
-    write_tensors,
 )
 from stjepa_cli.models.inspect import inspect_checkpoint
+from stjepa_cli.models.tensor_file import list_tensors, read_tensors, write_tensors
 
 HEADER = CheckpointHeader(
     step=12,
@@ -68,7 +72,7 @@ def test_checkpoints_are_listed_by_step_and_not_by_name(tmp_path: Path, path: Pa
 def test_a_truncated_checkpoint_is_told(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         read_header(path)
 
 
@@ -85,6 +89,30 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
         read_header(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.parametrize("text", ["[]", "5", "null", '"text"', "{", "[" * 100_000])
+def test_headers_that_are_no_objects_are_one_sentence(tmp_path: Path, text: str) -> None:
+    write_tensors(tmp_path / "odd.safetensors", TENSORS, {"stjepa": text})
+    with pytest.raises(CheckpointError, match=r"the header of .* cannot be understood"):
+        read_header(tmp_path / "odd.safetensors")
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_in_words(tmp_path: Path) -> None:
+    newer = to_dict(HEADER) | {"schema": 2, "something_new": {"a": 1}}
+    write_tensors(tmp_path / "new.safetensors", TENSORS, {"stjepa": json.dumps(newer)})
+    with pytest.raises(UnreadableError, match=r"newer version of stjepa: got schema 2, expected at most 1\. Update stjepa\."):
+        read_header(tmp_path / "new.safetensors")
+
+
+def test_the_optimizer_state_of_another_step_is_refused(path: Path) -> None:
+    assert check_checkpoint(path) == HEADER
+    assert read_optimizer(path, 12).keys() == {"student.embed.weight.step"}
+    other = checkpoint_path(path.parent, 13)
+    write_checkpoint(other, replace(HEADER, step=13), TENSORS, {"student.embed.weight.step": torch.tensor(13.0)})
+    optimizer_path(path).write_bytes(optimizer_path(other).read_bytes())
+    with pytest.raises(CheckpointError, match="belongs to another checkpoint: got step 13, expected step 12"):
+        check_checkpoint(path)
+
+
 def test_inspection_counts_and_sees_what_is_not_finite(path: Path) -> None:
     report = inspect_checkpoint(path.parent, stats=True)
     assert (report.parameters, report.student_parameters, report.finite) == (17, 12, True)
@@ -99,7 +127,7 @@ def test_a_full_disk_is_one_sentence_and_harms_nothing(path: Path) -> None:
     before = path.read_bytes()
     code = (
         "import sys, torch, resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from stjepa_cli.models.checkpoint import write_tensors; from pathlib import Path\n"
+        "from stjepa_cli.models.tensor_file import write_tensors; from pathlib import Path\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, {resource.RLIM_INFINITY}))\n"
         f"write_tensors(Path({str(path)!r}), {{'a': torch.zeros(10_000)}}, {{}})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +13,19 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stjepa_cli.core.config import RunConfig, StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError, NotReadyError, StjepaError
+from stjepa_cli.core.files import new_folder
 from stjepa_cli.core.types import ClipSpec, TeacherCard
-from stjepa_cli.models import export as export_module
-from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, list_tensors, read_tensors, write_checkpoint, write_tensors
-from stjepa_cli.models.export import FORMATS, export, write_finetuned
+from stjepa_cli.models import formats
+from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, write_checkpoint
+from stjepa_cli.models.export import export, write_finetuned
+from stjepa_cli.models.formats import FORMATS
 from stjepa_cli.models.release import Tuning, read_config
 from stjepa_cli.models.student import Student, load_student
+from stjepa_cli.models.tensor_file import list_tensors, read_tensors, write_tensors
 
 SPEC = ClipSpec(num_frames=4, size_px=16, tubelet=2, patch_px=8)
 CONFIG = StudentConfig(dim=16, num_factorized=1, num_joint=1, num_heads=2)
@@ -111,10 +116,40 @@ def test_the_newest_checkpoint_of_a_folder_is_exported_and_counted(checkpoint: P
     assert result.bytes == sum(path.stat().st_size for path in result.out.iterdir())
 
 
+def forget_digests(folder: Path) -> None:
+    """Make the weights those of an earlier version, which knew nothing of their configuration."""
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "pt"})
+
+
 def test_pixels_are_normalised_as_the_release_says(copy: Path) -> None:
     before = Student.from_pretrained(copy)(clips(1))
+    forget_digests(copy)
+    assert torch.equal(Student.from_pretrained(copy)(clips(1)), before)
     change_config(copy, lambda data: data.update(pixel_mean=[0.5, 0.5, 0.5]))
     assert not torch.allclose(Student.from_pretrained(copy)(clips(1)), before)
+
+
+def test_a_configuration_that_was_edited_is_told_and_one_that_was_only_formatted_is_not(copy: Path) -> None:
+    before = Student.from_pretrained(copy)(clips(1))
+    change_config(copy, lambda data: None)  # on one line now
+    assert torch.equal(Student.from_pretrained(copy)(clips(1)), before)
+    change_config(copy, lambda data: data.update(pixel_mean=[0.5, 0.5, 0.5]))
+    with pytest.raises(CheckpointError, match=r"config\.json is not the one that model\.safetensors was exported with\. Export it again"):
+        Student.from_pretrained(copy)
+
+
+def test_a_flipped_bit_in_the_configuration_is_told(copy: Path) -> None:
+    data = (copy / "config.json").read_bytes()
+    for place in range(0, len(data), 7):
+        (copy / "config.json").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(StjepaError):
+            Student.from_pretrained(copy)
+
+
+def test_a_release_of_a_newer_version_is_refused(copy: Path) -> None:
+    change_config(copy, lambda data: data.update(schema=2, new_field={}))
+    with pytest.raises(StjepaError, match=r"was written by a newer version of stjepa: got schema 2, expected at most 1\. Update stjepa\."):
+        Student.from_pretrained(copy)
 
 
 def test_a_hugging_face_id_is_loaded_from_the_local_cache(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +186,7 @@ def test_what_is_no_release_is_told_in_one_sentence(checkpoint: Path, release: P
         (lambda data: data.pop("model_type"), "another kind of model: got model_type None"),
         (lambda data: data.update(colour="red"), "unknown key: got colour"),
         (lambda data: data.pop("clip"), "is incomplete"),
-        (lambda data: data.update(pixel_std=[1.0]), "pixel_std has a value for each colour"),
+        (lambda data: data.update(pixel_std=[1.0]), "pixel_std needs one value per colour channel"),
         (lambda data: data["student"].update(dim=32), r"another student than config\.json describes: embed\.bias: got \(16,\), exp"),
         (lambda data: data["student"].update(num_joint=2), r"joint\.1\.\S+: got none, expected \("),
         (lambda data: data["student"].update(num_joint=0), r"joint\.0\.\S+: got \(.*\), expected none"),
@@ -160,6 +195,7 @@ def test_what_is_no_release_is_told_in_one_sentence(checkpoint: Path, release: P
 def test_a_configuration_that_is_not_that_of_the_weights_is_told(
     copy: Path, change: Callable[[dict[str, object]], object], message: str
 ) -> None:
+    forget_digests(copy)
     change_config(copy, change)
     with pytest.raises(CheckpointError, match=message):
         Student.from_pretrained(copy)
@@ -168,13 +204,13 @@ def test_a_configuration_that_is_not_that_of_the_weights_is_told(
 def test_damaged_files_of_a_release_are_told(copy: Path) -> None:
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[:-4])
-    with pytest.raises(CheckpointError, match=r"no whole safetensors file.*Export it again"):
+    with pytest.raises(CheckpointError, match=r"not a whole safetensors file.*Export it again"):
         Student.from_pretrained(copy)
     (copy / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"holds no weights: got no model\.safetensors"):
         Student.from_pretrained(copy)
     (copy / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="another kind of model: got model_type None"):
+    with pytest.raises(CheckpointError, match="cannot be read: got list, expected a JSON object"):
         Student.from_pretrained(copy)
     (copy / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="expected a JSON object"):
@@ -282,7 +318,7 @@ def test_onnx_without_its_libraries_names_the_extra(checkpoint: Path, tmp_path: 
 def test_an_export_that_says_something_else_is_an_error_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def off(folder: Path) -> export_module.Encode:
+    def off(folder: Path) -> formats.Encode:
         student = Student.from_pretrained(folder)
         return lambda clips: student(clips) + 0.01
 
@@ -311,9 +347,24 @@ def header_of(checkpoint: Path) -> dict[str, str]:
 def test_what_is_in_the_way_is_kept(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ConfigError, match="is in the way: expected a folder that is empty or not there"):
+        with pytest.raises(ConfigError, match="already exists: expected an empty folder, or none"):
             export(checkpoint, out)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_one(checkpoint: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from stjepa_cli.models import export, formats\n"
+        "formats.FORMATS['hf'].load.__globals__['Student'].from_pretrained = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export.export(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(checkpoint), str(tmp_path / "killed")], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with new_folder(tmp_path / "at work") as part:
+        export(checkpoint, tmp_path / "out")
+        assert {path.name for path in tmp_path.iterdir()} == {"out", part.name}
 
 
 def test_an_unknown_format_lists_those_that_there_are(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from stjepa_cli.core.config import PRESETS, PredictorConfig, StudentConfig
 from stjepa_cli.core.errors import CheckpointError, MaskError
 from stjepa_cli.core.types import ClipSpec, TokenGrid
-from stjepa_cli.models.checkpoint import write_tensors
 from stjepa_cli.models.layers import FactorizedBlock, JointBlock, sincos_positions, tubelets
 from stjepa_cli.models.masking import Mask, tube_mask
 from stjepa_cli.models.predictor import Predictor
-from stjepa_cli.models.student import Student, load_group, num_parameters
+from stjepa_cli.models.student import Student, num_parameters
+from stjepa_cli.models.tensor_file import load_group, write_tensors
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
 CONFIG = StudentConfig(dim=48, num_factorized=2, num_joint=1, num_heads=2)

@@ -67,7 +67,7 @@ def test_smooth_targets_are_those_worked_by_hand() -> None:
 def test_mixed_targets_sum_to_one_and_pixels_stay_in_range() -> None:
     pixels, targets = clips(5), smooth_targets(torch.tensor([0, 1, 2, 0, 1]), 3, 0.1)
     for seed in range(40):
-        mixed, shares = mix(pixels, targets, mixup=0.8, cutmix=1.0, draw=random.Random(seed))
+        mixed, shares = mix(pixels, targets, mixup=0.8, cutmix=1.0, rng=random.Random(seed))
         assert torch.allclose(shares.sum(dim=1), torch.ones(5))
         assert mixed.dtype == torch.float32
         assert 0 <= float(mixed.min()) <= float(mixed.max()) <= 255
@@ -76,7 +76,7 @@ def test_mixed_targets_sum_to_one_and_pixels_stay_in_range() -> None:
 
 def test_mixup_is_that_worked_by_hand() -> None:
     pixels = torch.stack([torch.full((4, 3, 2, 2), 10, dtype=torch.uint8), torch.full((4, 3, 2, 2), 110, dtype=torch.uint8)])
-    mixed, targets = mix(pixels, torch.eye(2), mixup=0.8, cutmix=0.0, draw=Scripted(0.0, 0.75))
+    mixed, targets = mix(pixels, torch.eye(2), mixup=0.8, cutmix=0.0, rng=Scripted(0.0, 0.75))
     assert torch.allclose(mixed[0], torch.full((4, 3, 2, 2), 35.0))
     assert torch.allclose(mixed[1], torch.full((4, 3, 2, 2), 85.0))
     assert torch.allclose(targets, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
@@ -86,7 +86,7 @@ def test_mixup_is_that_worked_by_hand() -> None:
 def test_cutmix_is_that_worked_by_hand() -> None:
     pixels = torch.stack([torch.zeros(4, 3, 4, 4), torch.ones(4, 3, 4, 4)]).to(torch.uint8)
     # a share of 1/4 of 4 x 4 pixels is 2 x 2 of them, around pixel (1, 0): of columns -1 and 0 only 0 is in the frame
-    mixed, targets = mix(pixels, torch.eye(2), mixup=0.8, cutmix=1.0, draw=Scripted(0.4, 0.75, (1, 0)))
+    mixed, targets = mix(pixels, torch.eye(2), mixup=0.8, cutmix=1.0, rng=Scripted(0.4, 0.75, (1, 0)))
     expected = torch.zeros(4, 4)
     expected[0:2, 0:1] = 1
     assert torch.equal(mixed[0], expected.expand(4, 3, 4, 4))
@@ -98,10 +98,10 @@ def test_either_is_taken_half_of_the_time_and_neither_if_both_are_off() -> None:
     pixels = torch.stack([torch.zeros(4, 3, 16, 16), torch.full((4, 3, 16, 16), 255)]).to(torch.uint8)
     cut = sum(
         bool(((mixed == 0) | (mixed == 255)).all())
-        for mixed, _ in (mix(pixels, torch.eye(2), mixup=0.8, cutmix=1.0, draw=random.Random(seed)) for seed in range(200))
+        for mixed, _ in (mix(pixels, torch.eye(2), mixup=0.8, cutmix=1.0, rng=random.Random(seed)) for seed in range(200))
     )
     assert 70 < cut < 130
-    same, targets = mix(pixels, torch.eye(2), mixup=0.0, cutmix=0.0, draw=random.Random(0))
+    same, targets = mix(pixels, torch.eye(2), mixup=0.0, cutmix=0.0, rng=random.Random(0))
     assert torch.equal(same, pixels.float())
     assert torch.equal(targets, torch.eye(2))
 
@@ -136,18 +136,18 @@ def test_erasing_fills_the_same_rectangle_of_every_frame_and_leaves_what_was_giv
 def test_the_share_left_out_rises_linearly_over_depth() -> None:
     with DropPath(blocks_of(student(1, 2)), 0.4) as paths:
         # time, space and MLP of the first block; attention and MLP of the others
-        assert paths.shares.flatten().tolist() == pytest.approx([0, 0, 0, 0.2, 0.2, 0.4, 0.4])
+        assert paths.drop_rates.flatten().tolist() == pytest.approx([0, 0, 0, 0.2, 0.2, 0.4, 0.4])
         scales = paths.draw(20_000, torch.Generator().manual_seed(0))
     assert torch.allclose(scales.mean(dim=1), torch.ones(7), atol=0.03)  # the expectation stays
-    assert torch.allclose((scales == 0).float().mean(dim=1), paths.shares.flatten(), atol=0.02)
-    assert torch.equal(scales[5], (scales[5] > 0) / (1 - paths.shares[5]))
+    assert torch.allclose((scales == 0).float().mean(dim=1), paths.drop_rates.flatten(), atol=0.02)
+    assert torch.equal(scales[5], (scales[5] > 0) / (1 - paths.drop_rates[5]))
 
 
 def test_a_branch_left_out_is_left_out_for_its_clip_alone() -> None:
     model, pixels = student().train(), clips(3)
     whole = model(pixels)
     with DropPath(blocks_of(model), 0.5) as paths:
-        scales = torch.ones(len(paths.shares), 3)
+        scales = torch.ones(len(paths.drop_rates), 3)
         scales[:, 1] = 0
         paths.use(scales)
         found = model(pixels)
@@ -159,7 +159,7 @@ def test_nothing_is_left_out_in_eval_nor_afterwards_and_names_stay() -> None:
     model, pixels = student(), clips(2)
     names, whole = list(model.state_dict()), model(pixels)
     with DropPath(blocks_of(model), 0.5) as paths:
-        paths.use(torch.zeros(len(paths.shares), 2))
+        paths.use(torch.zeros(len(paths.drop_rates), 2))
         assert not torch.equal(model.train()(pixels), whole)
         assert torch.equal(model.eval()(pixels), whole)
         assert list(model.state_dict()) == names
@@ -171,7 +171,7 @@ def test_what_is_computed_again_leaves_out_the_same() -> None:
     for recompute in (False, True):
         model = student().train()
         model.load_state_dict({name: value.clone() for name, value in START.items()})
-        model.recompute = recompute
+        model.activation_checkpointing = recompute
         with DropPath(blocks_of(model), 0.5) as paths:
             paths.use(paths.draw(4, torch.Generator().manual_seed(1)))
             model(clips(4)).square().sum().backward()

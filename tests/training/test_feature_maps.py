@@ -54,11 +54,37 @@ def test_the_constant_answer_is_right_where_all_latents_are_one_direction() -> N
 def test_components_are_colours_whose_signs_are_fixed() -> None:
     tokens = torch.zeros(1, 4, 5)
     tokens[0, :, 2] = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    colours, share = feature_maps.component_colours(tokens)
-    assert colours[0, :, 0].tolist() == [0, 85, 170, 255]
-    assert share == pytest.approx(1.0)
-    colours, share = feature_maps.component_colours(torch.ones(2, 4, 5))
+    components, fraction = feature_maps.principal_components(tokens)
+    assert feature_maps.as_colours(components)[0, :, 0].tolist() == [0, 85, 170, 255]
+    assert fraction == pytest.approx(1.0)
+    components, _ = feature_maps.principal_components(torch.ones(2, 4, 5))
+    colours = feature_maps.as_colours(components)
     assert (colours.shape, colours.dtype) == ((2, 4, 3), torch.uint8)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+def test_components_have_unit_variance_and_are_zero_where_there_are_none(width: int) -> None:
+    components, fraction = feature_maps.principal_components(random(3, 24, width))
+    assert components.shape == (3, 24, 3)
+    spread = components.flatten(0, 1).std(dim=0, correction=0)
+    assert torch.allclose(spread, (torch.arange(3) < width).double())
+    assert fraction == pytest.approx(1.0) or width == 8
+
+
+def test_turned_and_mirrored_components_come_back_to_their_reference() -> None:
+    reference, _ = feature_maps.principal_components(random(2, 24, 6))
+    rotation = torch.linalg.qr(random(3, 3).double()).Q
+    assert torch.allclose(feature_maps.align(reference @ rotation, reference), reference)
+
+
+def test_smooth_maps_keep_corners_and_have_every_frame() -> None:
+    colours = torch.zeros(18, 3, dtype=torch.uint8)
+    colours[0] = 255
+    found = feature_maps.smooth(colours, SPEC, 4, 30)
+    assert (found.shape, found.dtype) == ((4, 3, 30, 30), torch.uint8)
+    assert found[0, :, 0, 0].tolist() == [255, 255, 255]
+    assert found[0, 0, 0].int().diff().le(0).all()
+    assert found[3].max() == 0
 
 
 def test_heat_goes_from_end_to_end_of_its_scale() -> None:

@@ -24,8 +24,9 @@ from stjepa_cli.data.loader import ClipFeed, Request, batch_rows, steps_per_epoc
 from stjepa_cli.data.sampling import views_of
 from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.data.video import read_clip
-from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
+from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path
 from stjepa_cli.models.student import load_student
+from stjepa_cli.models.tensor_file import read_tensors
 from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.objectives.base import with_all_settings
 from stjepa_cli.training.optim import learning_rate
@@ -244,7 +245,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(run: Ru
     assert equal(weights(whole, 9), weights(run, 9))
     for path in list_checkpoints(run.checkpoints):
         path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"can be gone on from.*--fresh"):
+    with pytest.raises(CheckpointError, match=r"can be resumed from.*--fresh"):
         pretrain(run)
 
 
@@ -254,7 +255,7 @@ class Notes:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Task]:
         return SILENT.task(name, total=total, unit=unit)
 
     def note(self, text: str) -> None:

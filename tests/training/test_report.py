@@ -12,7 +12,7 @@ import pytest
 
 from stjepa_cli.cache.build import BuildRequest, build
 from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
-from stjepa_cli.core.errors import CheckpointError
+from stjepa_cli.core.errors import CheckpointError, ConfigError
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.models.checkpoint import list_checkpoints, newest_checkpoint, optimizer_path, read_header
 from stjepa_cli.training.pretrain import pretrain
@@ -55,7 +55,11 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert result.out == str(run / "report.html")
     assert result.bytes == len(page.encode())
-    assert set(re.findall(r'(?:src|href|srcset|poster|data)="([^";,]{0,16})', page)) == {"data:image/png", "data:image/jpeg"}
+    assert set(re.findall(r'(?:src|href|srcset|poster|data)="([^";,]{0,16})', page)) == {
+        "data:image/png",
+        "data:image/jpeg",
+        "data:image/webp",
+    }
     assert not re.search(r"<(script|link|iframe|object|embed|base)\b|@import|url\(", page)
     assert "https://" not in page
     assert set(re.findall(r"http://[^\"]*", page)) == {"http://www.w3.org/2000/svg"}
@@ -104,7 +108,8 @@ def test_clips_are_shown_as_frames_features_and_cosines(run: Path) -> None:
     result = report(run, clips=3)
     page = (run / "report.html").read_text()
     assert len(result.clips) == 3
-    assert page.count("data:image/") == 3 * 4 * SPEC.grid.t
+    assert page.count("data:image/webp") == 3  # frame, teacher and student, animated
+    assert page.count("data:image/") == 3 * 2 + 3 * 5 * SPEC.grid.t  # and a still of each; frames, two maps and two of cosines over time
     assert result.left_out == ()
     assert result.cosine is not None
     assert result.constant_cosine is not None
@@ -132,6 +137,49 @@ def test_missing_videos_are_said_and_the_curves_are_there_all_the_same(run: Path
     assert "nowhere" in page
     assert "<svg" in page
     assert "data:image/" not in page
+
+
+def test_clips_have_the_captions_of_the_data_set(run: Path, tiny_ssv2: Path) -> None:
+    result = report(run, clips=2)
+    page = (run / "report.html").read_text()
+    labels = {entry["id"]: entry["template"] for entry in json.loads(next(tiny_ssv2.rglob("*train.json")).read_text())}
+    for name in result.clips:
+        assert f"{labels[name].replace('[', '').replace(']', '')} (clip {name})" in page.replace("<wbr>", "")
+
+
+def test_the_verdict_comes_first_and_the_configuration_last(run: Path) -> None:
+    lines = [{"step": 1, "loss": 0.9}, {"step": 1, "val_loss": 0.5, "val_constant_loss": 0.6, "val_position_loss": 0.4}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = report(run, clips=1)
+    page = (run / "report.html").read_text()
+    assert result.does_better is False
+    assert "does not yet do better than the mean latent of each position" in result.verdict
+    order = [page.index(part) for part in ('class="verdict wrong"', "<h2>Clips", "<h2>Curves", "<h2>Origin", "<h2>Configuration")]
+    assert order == sorted(order)
+    lines[1]["val_loss"] = 0.3
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert report(run, clips=0).does_better is True
+
+
+def test_without_held_out_clips_the_verdict_says_so(run: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    result = report(run, clips=0)
+    assert result.does_better is None
+    assert "No clips were held out" in (run / "report.html").read_text()
+
+
+def test_several_runs_are_laid_over_each_other(run: Path, tmp_path: Path) -> None:
+    header = read_header(newest_checkpoint(run)).run
+    other = replace(header, checkpoints=tmp_path / "other", seed=1, optimizer=OptimizerConfig(lr=1e-3))
+    pretrain(other)
+    result = report([run, other.checkpoints], out=tmp_path / "both.html", clips=2)
+    page = (tmp_path / "both.html").read_text()
+    assert (len(result.runs), len(result.clips), result.left_out) == (2, 2, ())
+    assert page.count("data:image/webp") == 2
+    assert "<td>optimizer.lr" in page or 'scope="row">optimizer.<wbr>lr' in page or "optimizer.lr" in page
+    assert {'class="line s0', 'class="line s1'} <= set(re.findall(r'class="line s\d', page))
+    with pytest.raises(ConfigError, match="the same run is named twice"):
+        report([run, run])
 
 
 def test_another_cache_or_none_is_said(run: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import torch
 from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError
 from stjepa_cli.core.serialization import write_toml
-from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_tensors
+from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path
 from stjepa_cli.models.student import load_student
+from stjepa_cli.models.tensor_file import read_tensors
 from stjepa_cli.training.pretrain import PretrainResult, open_clips, pretrain
 from stjepa_cli.training.validation import alarm, hold_out, statistics
 from tests.caches import make_cache

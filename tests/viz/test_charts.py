@@ -167,9 +167,32 @@ def test_every_number_has_a_chart_and_the_units_are_for_people(tmp_path: Path) -
     assert "Waiting for data (% of the time)" in drawn
     assert "data_wait: 50 at step 1" in drawn
     assert "brand_new" in drawn
-    assert "too high from here" in drawn
+    assert "too high above this line" in drawn
     assert "50% of the time is spent waiting for data" in curves.summary(found)
-    assert "the student does better" in curves.summary(found)
+    assert "a constant answer would have 0.8" in curves.summary(found)
+
+
+def test_the_verdict_needs_both_trivial_answers_beaten() -> None:
+    def judged(**last: float) -> bool | None:
+        return curves.verdict({name: ((1.0, 9.0), (2.0, value)) for name, value in last.items()}).good
+
+    assert judged(loss=0.1) is None
+    assert judged(val_loss=0.1) is None
+    assert judged(val_loss=0.3, val_constant_loss=0.4) is True
+    assert judged(val_loss=0.3, val_constant_loss=0.4, val_position_loss=0.3) is False
+    assert judged(val_loss=0.3, val_constant_loss=0.4, val_position_loss=0.35) is True
+    assert judged(val_loss=math.nan, val_constant_loss=0.4) is False
+
+
+def test_runs_are_overlaid_one_chart_for_each_metric() -> None:
+    runs: dict[str, curves.Curves] = {
+        "a": {"loss": ((1.0, 2.0),), "val_loss": ((1.0, 2.0),)},
+        "b": {"loss": ((1.0, 3.0),), "brand_new": ((5.0, 1.0),)},
+    }
+    (drawn,) = curves.overlaid(runs)
+    assert drawn.count("<svg") == 3
+    assert drawn.index("Loss on held-out clips") < drawn.index("Training loss") < drawn.index("brand_new")
+    assert list(curves.overlaid({"a": {}})) == []
 
 
 def test_no_metrics_are_said_and_only_strange_ones_do_no_harm() -> None:
@@ -184,7 +207,7 @@ def test_no_metrics_are_said_and_only_strange_ones_do_no_harm() -> None:
 def test_pages_escape_text_and_forbid_what_is_outside() -> None:
     text = '<script>"&'
     body = [html.heading(text), html.paragraph(text), html.command(text), html.pairs({text: text}), html.table((text,), [(text,)])]
-    body += [html.wrapped((text,), [(text,)], widths=(100,), numbers=(), shares=(0.5,), caption=text), html.folded(text, [])]
+    body += [html.wrapped((text,), [(text,)], widths=(100,), numbers=(), bars=(0.5,), caption=text), html.folded(text, [])]
     body += [html.picture("image/png", b"x", text), html.tiles([html.Tile(("image/png", b"x"), text, (text,), True)], few=3)]
     page = html.page(text, [*body, html.strip(text, text, [("image/png", b"x")], [text])])
     assert "<script>" not in page

@@ -25,6 +25,7 @@ from stjepa_cli.cache.engines._workers import Worker, WorkerPlan, plan_workers
 from stjepa_cli.cache.engines.base import Engine, Job
 from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch
 from stjepa_cli.core.errors import CacheError, NotReadyError, StjepaError
+from stjepa_cli.core.installation import how_to_install
 from stjepa_cli.store.latent_store import LatentStore
 
 ATTEMPTS = 3
@@ -44,7 +45,7 @@ class Ray(Engine):
         try:
             import ray  # noqa: F401
         except ImportError as error:
-            raise NotReadyError("--engine ray needs Ray, which is not installed", fix="Type `pip install 'stjepa[ray]'`.") from error
+            raise NotReadyError("--engine ray needs Ray, which is not installed", fix=how_to_install(extra="ray")) from error
 
     def run(
         self, job: Job, store: LatentStore, shards: Sequence[int], on_batch: OnBatch, retry: frozenset[int] = frozenset()

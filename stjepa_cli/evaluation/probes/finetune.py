@@ -206,7 +206,7 @@ class TrainStep:
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         targets = smooth_targets(labels, self.model.head.out_features, settings.label_smoothing)
         clips = erase(clips, settings.erasing, rng)
-        clips, targets = mix(clips, targets, mixup=settings.mixup, cutmix=settings.cutmix, draw=rng)
+        clips, targets = mix(clips, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         scales = self.paths.draw(len(clips), generator).to(clips.device)
         kept = torch.rand(len(clips), self.model.head.in_features, generator=generator) >= settings.dropout
         kept = (kept / (1 - settings.dropout)).to(clips.device)

@@ -72,7 +72,7 @@ class Listener:
     losses: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> AbstractContextManager[Listener]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> AbstractContextManager[Listener]:
         if unit == "steps":
             self.name, self.total = name, total
         return nullcontext(self)
@@ -311,7 +311,7 @@ def test_a_pass_takes_each_video_once_at_most_and_every_epoch_sees_another_view(
 def test_it_does_not_matter_whether_activations_are_kept(small: Scene, result: ProbeResult) -> None:
     student = Student(small.source.student.config, SPEC, torch.Generator())
     student.load_state_dict(small.source.student.state_dict())
-    student.recompute = True
+    student.activation_checkpointing = True
     assert torch.equal(scores(small.run(student=student)), scores(result))
 
 
