@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of caches, runs and results")
     parser.add_argument("--jobs", type=int, default=2, help="runs on the CPU at once")
     parser.add_argument("--gpu-jobs", type=int, default=0, help="runs on the GPU at once")
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no run is started or continued")
+    parser.add_argument("--budget", type=float, default=1e6, help="seconds after which no run is started or continued")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
     parser.add_argument("--one", help="JSON of one run (used by the driver itself)")
     options = parser.parse_args()
