@@ -67,7 +67,7 @@ def _tables(result: BenchmarkResult) -> Iterator[str]:
         rows,
         widths=(28, 18, 18, 18, 18),
         numbers=(2, 3, 4),
-        shares=[row.metrics["knn"].value for row in result.rows],
+        bars=[row.metrics["knn"].value for row in result.rows],
         caption=f"Percent of test videos, in brackets the 95 % bootstrap interval over them; bars show kNN.{seeds}",
     )
     if len(result.seeds) > 1:

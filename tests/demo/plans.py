@@ -28,7 +28,7 @@ class Interrupter:
         self.name, self.after, self.notes, self.tasks = task, after, list[str](), list[str]()
 
     @contextmanager
-    def task(self, name: str, *, total: int | None, unit: str = "clips") -> Iterator[Task]:
+    def task(self, name: str, *, total: int | None, unit: str = "clips", completed: int = 0) -> Iterator[Task]:
         self.tasks.append(name)
         yield _Counted(self if self.name and name.startswith(self.name) else None)
 

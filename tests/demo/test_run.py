@@ -16,7 +16,8 @@ from stjepa_cli.core.errors import StjepaError
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.demo.run import RESULT_FILE, DemoResult, demo_plan, demonstrate
 from stjepa_cli.demo.sizes import SIZES
-from stjepa_cli.models.checkpoint import list_checkpoints, read_tensors
+from stjepa_cli.models.checkpoint import list_checkpoints
+from stjepa_cli.models.tensor_file import read_tensors
 from tests.demo.plans import Interrupter, tiny_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]

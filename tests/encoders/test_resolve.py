@@ -12,7 +12,8 @@ from stjepa_cli.core.errors import CheckpointError, ConfigError
 from stjepa_cli.encoders.base import LabelUse
 from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.encoders.resolve import NamedEncoder, card_of
-from stjepa_cli.models.checkpoint import read_header, read_tensors, write_checkpoint
+from stjepa_cli.models.checkpoint import read_header, write_checkpoint
+from stjepa_cli.models.tensor_file import read_tensors
 
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "2026-11-21" / "checkpoints" / "checkpoint_step2.safetensors"

@@ -27,7 +27,7 @@ def _run(**changes: object) -> RunConfig:
     return RunConfig(Path("data"), Path("cache"), **settings)  # type: ignore[arg-type]
 
 
-def _objective(name: str = "latent", **settings: object) -> Any:
+def _objective(name: str = "latent", **settings: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     run = _run(objective={"name": name} | settings)
     widths = [DIM] if "latents" in objective_class(run).needs else []
@@ -98,7 +98,7 @@ def test_a_tiny_student_learns_four_clips_by_heart() -> None:
 
 
 def test_the_total_is_the_weighted_sum_of_its_named_terms() -> None:
-    settings = {"hidden_weight": 0.5, "visible_weight": 2.0, "visible_predictor_weight": 3.0}
+    settings: dict[str, Any] = {"hidden_weight": 0.5, "visible_weight": 2.0, "visible_predictor_weight": 3.0}
     loss = _objective(**settings)(_batch(), torch.Generator().manual_seed(5))
     assert set(loss.parts) == {"hidden", "visible", "visible_predictor"}
     total = sum(settings[f"{name}_weight"] * value.item() for name, value in loss.parts.items())
@@ -141,7 +141,7 @@ def test_the_seed_decides_which_steps_are_dense_and_held_out_clips_are_always_ma
 def test_a_second_cache_adds_its_own_distance() -> None:
     run = _run(objective={"name": "latent", "visible_weight": 1.0, "second_weight": 0.25})
     generator = torch.Generator().manual_seed(0)
-    objective = build(Student(run.student, SPEC, generator), run, [DIM, 5], generator)
+    objective: Any = build(Student(run.student, SPEC, generator), run, [DIM, 5], generator)
     batch = _batch()
     second = torch.randn(4, SPEC.grid.num_tokens, 5, generator=generator).half()
     both = replace(batch, second_latents=second)
@@ -188,7 +188,7 @@ def test_flops_follow_the_mix_of_masked_and_dense_steps() -> None:
         ({"mask": 3}, r"\[objective\] has an unknown key: got mask"),
     ],
 )
-def test_wrong_settings_are_one_sentence(settings: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_one_sentence(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         _objective(**settings)
     assert "\n" not in str(caught.value)
