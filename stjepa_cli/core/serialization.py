@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.errors import ConfigError, UnreadableError
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.locations import Location, is_location, location
 
@@ -101,3 +101,24 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
         return value
     raise ConfigError(f"{where} has a wrong type", got=repr(value), expected=hint.__name__)
+
+
+def refuse_newer(data: Mapping[str, Any], known: int, what: str) -> None:
+    """Refuse a header whose schema is newer than the one that this version writes.
+
+    Args:
+        data: Header as read from JSON; a header without a schema is one of the first version.
+        known: Schema that this version writes.
+        what: What the header belongs to, for the message.
+
+    Raises:
+        UnreadableError: The schema is newer.
+        ConfigError: The schema is not a number.
+    """
+    schema = data.get("schema", 1)
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise ConfigError(f"{what} has an invalid schema", got=repr(schema), expected=f"1 to {known}")
+    if schema > known:
+        raise UnreadableError(
+            f"{what} was written by a newer version of stjepa", got=f"schema {schema}", expected=f"at most {known}", fix="Update stjepa."
+        )

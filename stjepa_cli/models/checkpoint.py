@@ -12,8 +12,7 @@ from torch import Tensor
 
 from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
-from stjepa_cli.core.schema import refuse_newer
-from stjepa_cli.core.serialization import from_dict, to_dict
+from stjepa_cli.core.serialization import from_dict, refuse_newer, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.models.tensor_file import read_metadata, read_tensors, write_tensors
 

@@ -14,8 +14,7 @@ from stjepa_cli.core import hub
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError, UnreadableError
 from stjepa_cli.core.files import write_atomic
-from stjepa_cli.core.schema import refuse_newer
-from stjepa_cli.core.serialization import from_dict, to_dict
+from stjepa_cli.core.serialization import from_dict, refuse_newer, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
 from stjepa_cli.models.checkpoint import CheckpointHeader, newest_checkpoint, read_header
 from stjepa_cli.models.tensor_file import load_group, read_metadata, write_tensors

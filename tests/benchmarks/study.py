@@ -238,14 +238,23 @@ def run_all(listing: Path, work: Path, jobs: int, gpu_jobs: int, budget_s: float
         future.result()
 
 
-def table(listing: Path, work: Path) -> str:
-    """Return the table of all groups: mean and 95 % interval over seeds at the last step."""
-    done, lines = results_of(work), []
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+Groups = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def grouped(listing: Path, work: Path) -> Groups:
+    """Return what is done by group and label, in the order of the list."""
+    done = results_of(work)
+    groups: Groups = {}
     for run in expand(tomllib.loads(listing.read_text())):
         found = done.get(key_of(run))
         if found:
             groups.setdefault(run["group"], {}).setdefault(run["label"], []).append(found)
+    return groups
+
+
+def table(groups: Groups) -> str:
+    """Return the table of each group: mean and 95 % interval over seeds at the last step."""
+    lines = []
     for group, rows in groups.items():
         lines += ["", f"### {group}", "", HEAD, "|---|---|---|---|---|---|---|"]
         for label, results in rows.items():
@@ -253,6 +262,38 @@ def table(listing: Path, work: Path) -> str:
             cells = [interval([row[name] for row in last]) for name in ("knn", "linear", "val_loss")]
             cost = f"{results[0]['gflops']:.3f} | {statistics.mean(result['cpu_seconds'] for result in results):.0f}"
             lines.append(f"| {label} | {' | '.join(cells)} | {cost} | {len(last)} |")
+    return "\n".join(lines)
+
+
+def curves(groups: Groups) -> str:
+    """Return the mean kNN / linear accuracy at each checkpoint."""
+    lines = []
+    for group, rows in groups.items():
+        steps = sorted({point["step"] for results in rows.values() for result in results for point in result["curve"]})
+        head = "| setting | " + " | ".join(f"{step:,} steps" for step in steps) + " |"
+        lines += ["", f"### {group}", "", head, "|---" * (len(steps) + 1) + "|"]
+        for label, results in rows.items():
+            cells = []
+            for step in steps:
+                points = [point for result in results for point in result["curve"] if point["step"] == step]
+                means = [statistics.mean(point[name] for point in points) for name in ("knn", "linear")] if points else []
+                cells.append(" / ".join(f"{mean:.2f}" for mean in means) or "-")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def correlations(groups: Groups) -> str:
+    """Return Pearson's correlation of the held-out loss with each probe, over the checkpoints of all seeds of a setting."""
+    lines = ["| group | setting | checkpoints | with kNN | with linear |", "|---|---|---|---|---|"]
+    for group, rows in groups.items():
+        for label, results in rows.items():
+            points = [point for result in results for point in result["curve"] if "val_loss" in point]
+            if len(results) >= 3:
+                found = [
+                    statistics.correlation([point["val_loss"] for point in points], [point[name] for point in points])
+                    for name in ("knn", "linear")
+                ]
+                lines.append(f"| {group} | {label} | {len(points)} | {found[0]:+.2f} | {found[1]:+.2f} |")
     return "\n".join(lines)
 
 
@@ -281,7 +322,8 @@ def main() -> None:
         (options.work / "results" / f"{key_of(run)}.json").write_text(json.dumps(result))
         print(json.dumps(result["curve"][-1]))
     elif options.table:
-        print(table(options.listing, options.work))
+        groups = grouped(options.listing, options.work)
+        print(table(groups), curves(groups), correlations(groups), sep="\n\n")
     else:
         run_all(options.listing, options.work, options.jobs, options.gpu_jobs, options.budget)
 

@@ -28,7 +28,7 @@ def test_every_option_of_a_request_is_an_option_of_the_command_with_the_same_def
     shown = inspect.signature(build_command).parameters
     elsewhere = {"clip", "layers", "part", "dtype", "rows_per_shard"}  # other names or other types of value
     assert elsewhere < BuildRequest.option_names()
-    defaults = {f.name: f.default for group in (Source, Storage, BuildRequest) for f in fields(group)}
+    defaults = {f.name: f.default for group in (Source, TeacherChoice, Storage, BuildRequest) for f in fields(group)}
     for name in BuildRequest.option_names() - elsewhere:
         assert shown[name].default == defaults[name], name
     assert (str(shown["dtype"].default), shown["part"].default) == (Storage.dtype, str(WHOLE))

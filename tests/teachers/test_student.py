@@ -82,7 +82,7 @@ def test_another_geometry_is_one_sentence(saved: Path) -> None:
 def test_a_damaged_checkpoint_is_named(saved: Path, tmp_path: Path) -> None:
     (tmp_path / saved.name).write_bytes(saved.read_bytes()[:-100])
     for name in (tmp_path, tmp_path / saved.name):
-        with pytest.raises(CheckpointError, match=r"checkpoint_step12\.safetensors is no whole safetensors file") as caught:
+        with pytest.raises(CheckpointError, match=r"checkpoint_step12\.safetensors is not a whole safetensors file") as caught:
             open_teacher(str(name))
         assert "\n" not in str(caught.value)
 

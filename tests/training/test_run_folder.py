@@ -24,7 +24,7 @@ from tests.caches import make_cache
 
 @pytest.fixture
 def source(tmp_path: Path) -> TrainingClips:
-    make_cache(tmp_path / "cache", num_clips=2)
+    make_cache(tmp_path / "cache", num_clips=2, frames=True)
     return CachedClips(LatentStore.open(tmp_path / "cache"), tmp_path)
 
 
