@@ -77,6 +77,15 @@ def test_a_relation_of_two_tokens_is_learnt_that_a_linear_probe_cannot() -> None
     assert result.metrics["top1"] > 0.9
 
 
+@pytest.mark.slow
+def test_a_small_train_set_is_fitted_for_enough_steps() -> None:
+    train, test = relation(100, "train", 1), relation(400, "test", 2)
+    grid = (Setting(3e-3, 0.01),)
+    few = [probe(3, grid, min_steps=100).fit_score(train, test, 2, seed=seed).metrics["top1"] for seed in (0, 1)]
+    default = [probe(3, grid).fit_score(train, test, 2, seed=seed).metrics["top1"] for seed in (0, 1)]
+    assert max(few) < 0.9 < min(default)
+
+
 @pytest.mark.parametrize("num_blocks", [0, 2])
 def test_a_grid_in_one_pass_gives_what_each_setting_gives_alone(num_blocks: int) -> None:
     train, grid = small(), (Setting(1e-4, 0.8), Setting(3e-3, 0.01), Setting(1e-3, 0.1))
