@@ -78,7 +78,7 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         _each(self, ("epochs", "batch_size", "micro_batch"), lambda value: value >= 1, "at least 1")
-        _each(self, ("lr",), lambda value: 0 < value < math.inf, "a rate above 0")
+        _each(self, ("lr",), lambda value: 0 < value <= 1e3, "above 0, at most 1000")
         _each(self, ("warmup_epochs", "weight_decay", "mixup", "cutmix"), lambda value: 0 <= value < math.inf, "0 or more")
         _each(self, ("layer_decay",), lambda value: 0 < value <= 1, "above 0, at most 1")
         _each(self, ("erasing",), lambda value: 0 <= value <= 1, "a fraction, 0 to 1")
