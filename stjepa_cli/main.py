@@ -11,6 +11,7 @@ import typer
 
 from stjepa_cli import __version__
 from stjepa_cli.commands import benchmark, cache, console, demo, download_check, export, infer, inspect, pretrain, report, streams
+from stjepa_cli.core import threads
 from stjepa_cli.core.errors import StjepaError
 
 app = typer.Typer(
@@ -66,11 +67,19 @@ def _log_file(value: Path | None) -> None:
         raise typer.BadParameter(error.sentence()) from error
 
 
+def _threads(value: int | None) -> None:
+    threads.prepare_environment(value)
+
+
 def _shared(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", callback=_quiet, help="Show results and errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Show timings and tracebacks too.")] = False,
     log_file: Annotated[
         Path | None, typer.Option("--log-file", callback=_log_file, help="Append messages, progress and results to this file too.")
+    ] = None,
+    num_threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, max=1024, callback=_threads, help="Intra-op threads of torch.", show_default="by cores and model"),
     ] = None,
 ) -> None:
     pass
@@ -80,7 +89,7 @@ def shared_options() -> list[Any]:
     """Return the options that every command takes; their callbacks use the values."""
     holder = typer.Typer()
     holder.command()(_shared)
-    options = [option for option in typer.main.get_command(holder).params if option.name in ("quiet", "verbose", "log_file")]
+    options = [option for option in typer.main.get_command(holder).params if option.name in ("quiet", "verbose", "log_file", "num_threads")]
     for option in options:
         option.expose_value = False
     return options

@@ -16,6 +16,7 @@ from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.places import checkpoints_dir
 from stjepa_cli.core.runtime import Runtime
+from stjepa_cli.core.threads import MIN_WIDTH, use_threads
 from stjepa_cli.core.types import digest
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.data.eval_clips import ONE_CLIP
@@ -132,6 +133,7 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
         check_heads(request.protocols)
     checkpoint = pin_checkpoint(request.checkpoint, request.teacher)
     run = checkpoint or checkpoints_dir()
+    runtime.progress.note(str(use_threads(MIN_WIDTH, runtime.workers)))
     sources = [NamedEncoder(name, run) for name in (request.teacher or str(checkpoint), *request.compare)]
     dataset = open_dataset(request.dataset, request.root)
     settings = ComparisonSettings(

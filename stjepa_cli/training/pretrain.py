@@ -14,6 +14,7 @@ from stjepa_cli.core.errors import CacheError
 from stjepa_cli.core.locations import absolute
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.serialization import from_dict, write_toml
+from stjepa_cli.core.threads import use_threads
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.data.training_clips import CachedClips, TrainingClips, VideoClips
@@ -138,6 +139,7 @@ def _open(run: RunConfig, world: World, *, fresh: bool, progress: Progress) -> T
     clips, held = hold_out(source, run.val_fraction)
     objective = _objective(run, source).to(world.device)
     _describe(objective, run, source, progress)
+    progress.note(str(use_threads(run.student.dim, run.workers)))
     metrics = Metrics(run.checkpoints, tensorboard=run.tensorboard and world.leads)
     trainer = Trainer(run, source, clips, held, objective, world, metrics, progress)
     if fresh and world.leads:

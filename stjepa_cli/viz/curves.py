@@ -148,7 +148,12 @@ def overlaid(runs: Mapping[str, Curves]) -> Iterator[str]:
         runs: Curves of each run by its name.
     """
     keys = {key for found in runs.values() for key in found} - set(NO_CURVES)
-    known = [replace(spec, title=_title(spec, key), keys=(key,)) for spec in (LOSS, *SPECS) for key in spec.keys if key in keys]
+    known = [
+        replace(spec, title=_title(spec, key), keys=(key,), about="" if len(spec.keys) > 1 else spec.about)
+        for spec in (LOSS, *SPECS)
+        for key in spec.keys
+        if key in keys
+    ]
     others = [ChartSpec(key, (key,), zero=False) for key in sorted(keys - {spec.keys[0] for spec in known})]
     last = max((points[-1][0] for found in runs.values() for points in found.values()), default=0)
     first = [spec for spec in known if spec.keys == ("val_loss",)]

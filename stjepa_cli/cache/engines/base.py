@@ -13,6 +13,7 @@ from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch, ShardBuilder
 from stjepa_cli.core import plugins
 from stjepa_cli.core.locations import absolute
 from stjepa_cli.core.runtime import Runtime
+from stjepa_cli.core.threads import use_threads
 from stjepa_cli.core.types import TeacherCard, software_versions
 from stjepa_cli.data.datasets.base import VideoItem
 from stjepa_cli.store.latent_store import LatentStore
@@ -54,6 +55,7 @@ class Job:
         card = teacher.card
         layers = f" of layers {', '.join(map(str, card.layers))}" if card.layers else ""
         progress.note(f"teacher {card.name}: {card.clip}, {card.dim} channels{layers}, licence {card.licence}")
+        progress.note(str(use_threads(card.dim, self.runtime.workers)))
         return teacher
 
     def release_teacher(self) -> None:
