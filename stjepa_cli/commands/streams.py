@@ -101,7 +101,7 @@ def print_json(data: dict[str, Any]) -> None:
     text = json_text(data, encoding=sys.stdout.encoding)
     output.record(text)
     with writing_results():
-        print(text, flush=True)
+        sys.stdout.write(text + "\n")
 
 
 @contextmanager

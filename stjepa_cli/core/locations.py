@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stjepa_cli.core.errors import ConfigError, NotReadyError
-from stjepa_cli.core.installation import how_to_install
+from stjepa_cli.core.errors import ConfigError, NotReadyError, how_to_install
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stjepa_cli.core.errors import NotReadyError, VideoError, storage_errors
-from stjepa_cli.core.installation import how_to_install
+from stjepa_cli.core.errors import NotReadyError, VideoError, how_to_install, storage_errors
 from stjepa_cli.core.locations import Location, RemoteFile, is_local
 from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox
 from stjepa_cli.data.containers import Source, check_file, check_whole, cut_short, first_line, reading

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stjepa_cli.core.errors import ConfigError, NotReadyError
-from stjepa_cli.core.installation import how_to_install
+from stjepa_cli.core.errors import ConfigError, NotReadyError, how_to_install
 from stjepa_cli.models.release import write_weights
 from stjepa_cli.models.student import Student
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stjepa_cli.core.errors import NotReadyError, TeacherError
-from stjepa_cli.core.installation import how_to_install
+from stjepa_cli.core.errors import NotReadyError, TeacherError, how_to_install
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

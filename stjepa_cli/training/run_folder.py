@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from stjepa_cli.core.config import RunConfig
-from stjepa_cli.core.errors import CacheError, CheckpointError, NotReadyError, storage_errors
+from stjepa_cli.core.errors import CacheError, CheckpointError, NotReadyError, how_to_install, storage_errors
 from stjepa_cli.core.files import remove_leftovers, write_atomic
-from stjepa_cli.core.installation import how_to_install
 from stjepa_cli.data.training_clips import TrainingClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, check_checkpoint, list_checkpoints, optimizer_path
 from stjepa_cli.store.locks import holding

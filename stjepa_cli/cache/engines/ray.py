@@ -24,8 +24,7 @@ from typing import Any
 from stjepa_cli.cache.engines._workers import Worker, WorkerPlan, plan_workers
 from stjepa_cli.cache.engines.base import Engine, Job
 from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch
-from stjepa_cli.core.errors import CacheError, NotReadyError, StjepaError
-from stjepa_cli.core.installation import how_to_install
+from stjepa_cli.core.errors import CacheError, NotReadyError, StjepaError, how_to_install
 from stjepa_cli.store.latent_store import LatentStore
 
 ATTEMPTS = 3

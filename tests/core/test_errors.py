@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stjepa_cli.core.installation import install_command
+from stjepa_cli.core.errors import install_command
 
 
 def test_pip_is_named_in_an_ordinary_environment(tmp_path: Path) -> None:
