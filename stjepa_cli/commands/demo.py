@@ -43,14 +43,16 @@ def demo(
 
 
 def _show(result: DemoResult) -> None:
-    build, run = result.build, result.pretrain
+    build = result.build
     console.show_pairs(
         "What was done",
         {
             "cache": f"{build.clips:,} clips, {console.megabytes(build.bytes)}, {build.seconds:.0f} s; every byte checked: "
             + ("ok" if result.verify.ok else "NOT ok"),
-            "pretraining": f"{run.steps:,} steps, loss {run.loss_first:.3f} to {run.loss_last:.3f}, {run.seconds:.0f} s",
-            "student": f"{run.student_parameters:,} parameters",
+            **{
+                name: f"{run.student_parameters:,} parameters, {run.steps:,} steps, loss {run.loss_first:.3f} to {run.loss_last:.3f}"
+                for name, run in result.students.items()
+            },
             "all of it": f"{result.seconds:.0f} s, in {result.out}",
             "pages to look at": f"{result.out}/reports/*/report.html, one for each model",
         },

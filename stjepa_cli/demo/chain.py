@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from stjepa_cli.cache.build import BuildResult
 from stjepa_cli.cache.build import build as build_cache
 from stjepa_cli.cache.request import BuildRequest
 from stjepa_cli.core import plugins
+from stjepa_cli.core.config import RunConfig
 from stjepa_cli.core.errors import ConfigError
-from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.runtime import Runtime
-from stjepa_cli.core.serialization import from_dict, to_dict
+from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import open_dataset
 from stjepa_cli.demo.layouts import write_ssv2, write_ucf101
 from stjepa_cli.demo.scenes import Task
 from stjepa_cli.demo.sizes import NUM_VALIDATION, BenchmarkSize, StudentRow, teacher_place
+from stjepa_cli.demo.students import pretrain_all
 from stjepa_cli.encoders.base import Encoder
 from stjepa_cli.encoders.extraction import Extraction
 from stjepa_cli.encoders.resolve import NamedEncoder
@@ -39,14 +40,13 @@ from stjepa_cli.evaluation.report import write_report
 from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.models.checkpoint import checkpoint_path
 from stjepa_cli.teachers.base import survey
-from stjepa_cli.training.pretrain import PretrainResult, pretrain
+from stjepa_cli.training.pretrain import PretrainResult
 from stjepa_cli.training.recipes import RECIPES, resolve_run
 
 POOL = "time"
 EVALUATION_BATCH = 64
 UNTRAINED = "untrained student"
 FEATURES = "features"
-_TRAINED = "pretrain.json"
 
 Trained = Mapping[str, tuple[PretrainResult, ...]]
 """Results of pretraining by the name of the row, one for each seed."""
@@ -172,22 +172,22 @@ def cache_teachers(plan: BenchmarkPlan, runtime: Runtime) -> dict[str, BuildResu
 
 def pretrain_students(plan: BenchmarkPlan, runtime: Runtime) -> dict[str, tuple[PretrainResult, ...]]:
     """Pretrain every student with every seed; those that are done are not trained again."""
-    return {row.name: tuple(_pretrained(plan, row, seed, runtime) for seed in plan.seeds) for row in plan.students}
+    runs = {_run_name(plan, row, seed): _run(plan, row, seed, runtime) for row in plan.students for seed in plan.seeds}
+    results = pretrain_all(runs, runtime)
+    return {row.name: tuple(results[_run_name(plan, row, seed)] for seed in plan.seeds) for row in plan.students}
 
 
-def _pretrained(plan: BenchmarkPlan, row: StudentRow, seed: int, runtime: Runtime) -> PretrainResult:
-    folder, size = plan.run_folder(row, seed), plan.size
-    record = folder / _TRAINED
-    if record.is_file():
-        return from_dict(PretrainResult, json.loads(record.read_text()), where=str(record))
-    runtime.progress.note(f"pretraining: {row.name}, recipe {row.recipe}" + (f", seed {seed}" if len(plan.seeds) > 1 else ""))
-    places: dict[str, Any] = {"data_root": plan.ssv2, "checkpoints": folder}
-    places |= {"cache": plan.cache(row.teacher)} if row.teacher else {"clip": to_dict(size.clip)}
+def _run_name(plan: BenchmarkPlan, row: StudentRow, seed: int) -> str:
+    return row.name if len(plan.seeds) == 1 else f"{row.name}, seed {seed}"
+
+
+def _run(plan: BenchmarkPlan, row: StudentRow, seed: int, runtime: Runtime) -> RunConfig:
+    """Return the description of a student's run."""
+    size, places = plan.size, dict[str, Any](data_root=plan.ssv2, checkpoints=plan.run_folder(row, seed))
+    places |= {"clip": to_dict(size.clip)} if needs_no_teacher(row.recipe) else {"cache": plan.cache(row.teacher)}
     flags = {"preset": size.preset, "epochs": size.epochs, "batch_size": size.batch_size, "lr": size.lr, "seed": seed}
     flags |= {"recipe": row.recipe, "memory_gb": size.memory_gb, "device": runtime.device, "workers": runtime.workers}
-    result = pretrain(resolve_run(places, flags=flags | dict(row.settings)), progress=runtime.progress)
-    write_atomic(record, (json.dumps(asdict(result), indent=1) + "\n").encode())
-    return result
+    return resolve_run(places, flags=flags | dict(row.settings))
 
 
 def score(plan: BenchmarkPlan, trained: Trained, runtime: Runtime) -> dict[str, tuple[EvaluationResult, ...]]:

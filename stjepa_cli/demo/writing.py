@@ -7,16 +7,10 @@ one removes.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any
 
 import torch
 
@@ -25,6 +19,7 @@ from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.data.video import video_bytes
+from stjepa_cli.demo.processes import Job, Say, in_processes, num_cores
 from stjepa_cli.demo.scenes import CLIPS_PER_BLOCK, GeneratedClips
 from stjepa_cli.demo.synthetic import FPS
 
@@ -57,13 +52,15 @@ def write_clips(root: Path, clips: GeneratedClips, names: Sequence[str], *, proc
     if not todo:
         return 0
     with _partial_folder(root), progress.task(f"generate {root.name}", total=missing) as task:
-        processes = min(processes or len(os.sched_getaffinity(0)), len(todo))
+        processes = min(processes or num_cores(), len(todo))
         if processes == 1:
             for piece in todo:
                 task.advance(_write_piece(root, clips, names, piece))
         else:
-            for count in _in_processes(root, clips, names, todo, processes):
-                task.advance(count)
+            shared = {"root": str(root.absolute()), "clips": to_dict(clips), "names": list(names)}
+            jobs = [shared | {"pieces": todo[i::processes]} for i in range(processes)]
+            for _, line in in_processes("stjepa_cli.demo.writing:write_pieces", jobs):
+                task.advance(int(line["written"]))
     return missing
 
 
@@ -126,82 +123,9 @@ def _write_piece(root: Path, clips: GeneratedClips, names: Sequence[str], piece:
     return written
 
 
-# --------------------------------------------------------------------------------------------------------- processes
-
-
-def _in_processes(root: Path, clips: GeneratedClips, names: Sequence[str], todo: Sequence[Piece], processes: int) -> Iterator[int]:
-    """Yield the number of files written by each piece, as it is done; the processes end with this one, whatever ends it."""
-    lines: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-    workers: list[subprocess.Popen[str]] = []
-    try:
-        for i in range(processes):
-            job = {"root": str(root.absolute()), "clips": to_dict(clips), "pieces": todo[i::processes], "names": list(names)}
-            workers.append(_start(job))
-        for worker in workers:
-            Thread(target=_forward, args=(worker, lines), daemon=True).start()
-        running = len(workers)
-        while running:
-            line = lines.get()
-            if line is None:
-                running -= 1
-            elif "error" in line:
-                raise StjepaError(line["error"])
-            else:
-                yield int(line["written"])
-        failed = [worker.returncode for worker in workers if worker.wait()]
-        if failed:
-            raise StjepaError("a process that writes clips has ended early", got=_ending(failed[0]), fix="Run the same command again.")
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-
-
-def _start(job: dict[str, Any]) -> subprocess.Popen[str]:
-    """Start a worker in a session of its own, which Ctrl-C does not reach, and hand it its job."""
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    worker = subprocess.Popen(
-        [sys.executable, "-c", "from stjepa_cli.demo.writing import work; work()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    assert worker.stdin is not None
-    with worker.stdin as pipe:
-        json.dump(job, pipe)
-    return worker
-
-
-def _forward(worker: subprocess.Popen[str], lines: SimpleQueue[dict[str, Any] | None]) -> None:
-    """Put what a worker says into the queue, then None when it has ended."""
-    assert worker.stdout is not None
-    with worker.stdout as pipe:
-        for line in pipe:
-            lines.put(json.loads(line))
-    lines.put(None)
-
-
-def _ending(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def work() -> None:
-    """Write the pieces of the job on stdin and say so on stdout; this is what a worker process runs."""
-    job = json.load(sys.stdin)
+def write_pieces(job: Job, say: Say) -> None:
+    """Write the pieces of a job in a process of its own; say how many files each piece had to get."""
     torch.set_num_threads(1)
     clips = from_dict(GeneratedClips, job["clips"], where="the job")
-    try:
-        for first, end in job["pieces"]:
-            _say(written=_write_piece(Path(job["root"]), clips, job["names"], (first, end)))
-    except StjepaError as error:
-        _say(error=error.sentence())
-    except BrokenPipeError:  # whoever asked for the files is gone
-        os._exit(1)
-
-
-def _say(**line: object) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    for first, end in job["pieces"]:
+        say({"written": _write_piece(Path(job["root"]), clips, job["names"], (first, end))})

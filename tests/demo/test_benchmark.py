@@ -68,8 +68,9 @@ def test_the_table_has_students_baselines_intervals_and_seeds(
 
 def test_the_second_task_trains_nothing_and_caches_nothing(both: Both) -> None:
     tasks = both[2]
-    assert {"cache", "pretrain", "generate ssv2", "generate ucf101"} <= set(tasks["motion"])
-    assert not {"cache", "pretrain", "generate ssv2"} & set(tasks["appearance"])
+    assert {"cache", "generate ssv2", "generate ucf101"} <= set(tasks["motion"])
+    assert any(name.startswith("pretrain") for name in tasks["motion"])
+    assert not [name for name in tasks["appearance"] if name == "generate ssv2" or name.startswith(("cache", "pretrain"))]
     assert "generate ucf101_appearance" in tasks["appearance"]
 
 
@@ -87,7 +88,7 @@ def test_a_student_can_be_added_to_a_finished_folder(both: Both) -> None:
     out, results = both[:2]
     listener = Interrupter()
     more = run_benchmark(_request(out, recipes=("mixed", "st-jepa"), num_seeds=1), Runtime(workers=1, progress=listener))
-    assert listener.tasks.count("pretrain") == 1
+    assert listener.tasks.count("pretrain") == 1  # and not two students
     mixed = next(row for row in results["motion"].rows if row.recipe == "mixed")
     assert next(row for row in more.rows if row.recipe == "mixed").metrics["knn"].value == mixed.metrics["knn"].seeds[0]
 

@@ -92,7 +92,7 @@ def test_stopped_and_started_again_it_resumes_and_ends_with_the_same_students(
     assert videos == {path: path.stat().st_mtime_ns for path in (place / "ssv2").rglob("*.webm")}
     assert _same_students(place, out)
     assert again.table == result.table
-    assert "pretrain" in listener.tasks
+    assert any(name.startswith("pretrain") for name in listener.tasks)
 
 
 def test_a_finished_demo_is_replaced_and_a_demo_of_someone_else_is_left_alone(finished: tuple[Path, DemoResult], tmp_path: Path) -> None:
