@@ -26,7 +26,7 @@ _PROTOCOL_NAMES = ", ".join(plugins.names("evaluation.probes"))
 
 @dataclass(frozen=True)
 class InferOptions:
-    """What a user typed after `stjepa infer`. Each field is the option of its name."""
+    """Options as typed after `stjepa infer`. Each field is the option of its name."""
 
     dataset: str
     data_root: str | None = None

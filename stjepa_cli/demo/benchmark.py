@@ -95,7 +95,7 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """What is asked for on the command line.
+    """A request as typed on the command line.
 
     Attributes:
         out: Folder for everything that is written.

@@ -57,7 +57,7 @@ Scores = Mapping[str, tuple[EvaluationResult, ...]]
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What to generate, pretrain and score.
+    """The clips to generate, the students to pretrain and the models to score.
 
     Attributes:
         out: Folder for everything that is written.

@@ -25,7 +25,7 @@ EncodedVideo = tuple[VideoItem, Tensor | VideoError]
 
 @dataclass(frozen=True)
 class LabelUse:
-    """Whether labels were used to train an encoder: `yes`, `no` or `unknown`.
+    """Use of labels in the training of an encoder: `yes`, `no` or `unknown`.
 
     Attributes:
         encoder: Labels that the encoder itself was trained on.
@@ -66,7 +66,7 @@ class Encoder(Protocol):
 
     @property
     def saw_labels(self) -> LabelUse:
-        """Whether labels were used to train it."""
+        """Use of labels in its training."""
 
     def encode(self, clips: Tensor) -> Tensor:
         """Encode clips uint8 (B, T, 3, S, S) into float tokens (B, N, D)."""

@@ -29,7 +29,7 @@ class TeacherEncoder:
 
     @property
     def saw_labels(self) -> LabelUse:
-        """Whether labels were used to train it."""
+        """Use of labels in its training."""
         return LabelUse(self.teacher.card.saw_labels or "unknown")
 
     @property

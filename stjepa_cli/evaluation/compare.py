@@ -141,7 +141,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What all encoders are scored on.
+    """Data, splits and protocols that all encoders are scored on.
 
     Attributes:
         dataset: A labelled data set.

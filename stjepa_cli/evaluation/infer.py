@@ -38,7 +38,7 @@ MAX_KEY = 100
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What to score, and on what.
+    """A request to score encoders on a data set.
 
     Attributes:
         dataset: Name of the data set.

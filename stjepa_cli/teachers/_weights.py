@@ -20,7 +20,7 @@ ENCODER = r"(^|\.)encoder\."
 """The names of an encoder's tensors in most checkpoints."""
 
 
-def load_weights(name: str, folder: Path, *, part: str = "", encoder: str = ENCODER, **settings: Any) -> PreTrainedModel:
+def load_weights(name: str, folder: Path, *, part: str = "", encoder: str = ENCODER, zeros: str = "", **settings: Any) -> PreTrainedModel:
     """Load a model in float32 and evaluation mode.
 
     Args:
@@ -28,6 +28,7 @@ def load_weights(name: str, folder: Path, *, part: str = "", encoder: str = ENCO
         folder: Folder of its files.
         part: Start of the names of the tensors that must be there; others may be missing.
         encoder: Regular expression of the names of which there must be none too many.
+        zeros: End of the names of parameters that may be missing and are zero then.
         settings: Settings that replace those of `config.json`, or arguments of `from_pretrained`.
 
     Raises:
@@ -46,6 +47,9 @@ def load_weights(name: str, folder: Path, *, part: str = "", encoder: str = ENCO
     except Exception as error:  # each weight format has its own errors, and some are not of any public type
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise TeacherError(f"the weights in {folder} cannot be loaded", got=reason, fix="Copy or fetch them again.") from error
+    for key in [key for key in found["missing_keys"] if zeros and key.endswith(zeros)]:
+        model.get_parameter(key).data.zero_()
+        found["missing_keys"].remove(key)
     _check_loaded(folder, found, part, encoder)
     return model.eval().requires_grad_(False)
 

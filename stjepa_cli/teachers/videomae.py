@@ -72,7 +72,8 @@ class VideoMae(Pretrained):
 
     @classmethod
     def _load(cls, folder: Path, clip: ClipSpec) -> VideoMAEModel:
-        return load_weights("VideoMAEModel", folder, key_mapping=_OLD_NAMES)
+        # its keys have no bias; some versions of transformers give them one, which a softmax does not see
+        return load_weights("VideoMAEModel", folder, zeros=".key.bias", key_mapping=_OLD_NAMES)
 
     def _run(self, pixels: Tensor) -> Tensor:
         tokens: Tensor = self.model(pixel_values=pixels).last_hidden_state

@@ -33,7 +33,7 @@ FEW_STEPS = 300
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a run did.
+    """Outcome of a run.
 
     Attributes:
         steps: Optimizer steps of the whole run, earlier sessions included.

@@ -173,7 +173,7 @@ def _title(spec: ChartSpec, key: str) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the student predicts held-out clips better than answers that need no look at the clip.
+    """Comparison of the student on held-out clips with answers that need no look at the clip.
 
     Attributes:
         text: The verdict in words.

@@ -15,6 +15,7 @@ from transformers import VideoMAEForPreTraining, VideoMAEForVideoClassification,
 
 from stjepa_cli.core.errors import TeacherError
 from stjepa_cli.core.types import ClipSpec
+from stjepa_cli.teachers._weights import load_weights
 from stjepa_cli.teachers.base import open_teacher, survey
 from tests.teachers import tiny
 from tests.teachers.contract import IMAGENET_MEAN, IMAGENET_STD, noise_clips, normalised
@@ -214,3 +215,14 @@ def test_bad_files_are_told_in_one_line(folder: Path, spoil: object, message: st
 def test_opening_prints_nothing(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
     open_teacher(str(saved))
     assert capfd.readouterr() == ("", "")
+
+
+def test_parameters_that_some_versions_of_transformers_lack_may_be_missing_and_are_zero(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    dropped = next(name for name in tensors if name.endswith("layernorm_before.bias"))
+    del tensors[dropped]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TeacherError, match="not all there"):
+        load_weights("VideoMAEModel", folder)
+    model = load_weights("VideoMAEModel", folder, zeros="layernorm_before.bias")
+    assert not model.get_parameter(dropped.removeprefix("videomae.")).any()
