@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -24,8 +25,13 @@ def peak_flops(device: torch.device) -> float | None:
     """Return the peak FLOP/s of a GPU, or None for an unknown GPU and for a CPU."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+    return peak_of_name(torch.cuda.get_device_name(device))
+
+
+def peak_of_name(name: str) -> float | None:
+    """Return the peak FLOP/s of a GPU by its name, None for one that is not known; an A4000 is no A40."""
+    known = sorted((key for key in _PEAKS if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", name)), key=len)
+    return _PEAKS[known[-1]] if known else None
 
 
 class ThroughputMeter:

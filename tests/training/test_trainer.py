@@ -22,6 +22,7 @@ from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, opti
 from stjepa_cli.models.student import load_student
 from stjepa_cli.models.tensor_file import read_tensors
 from stjepa_cli.training.pretrain import PretrainResult, open_clips, pretrain
+from stjepa_cli.training.throughput import peak_of_name
 from stjepa_cli.training.validation import alarm, hold_out, statistics
 from tests.caches import make_cache
 from tests.training.test_pretrain import Notes, equal, weights
@@ -416,3 +417,19 @@ def test_the_batches_on_the_gpu_are_those_on_the_host(run: RunConfig) -> None:
     for (clips, latents), (others, other_latents) in zip(*found, strict=True):
         assert torch.equal(clips, others)
         assert torch.equal(latents, other_latents)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("Tesla T4", 65e12),
+    ],
+)
+def test_the_peak_of_a_gpu_is_found_by_its_whole_name(name: str, peak: float | None) -> None:
+    assert peak_of_name(name) == peak
