@@ -29,7 +29,7 @@ from stjepa_cli.demo.synthetic import FPS
 from stjepa_cli.models.checkpoint import newest_checkpoint
 from stjepa_cli.models.student import load_student
 from stjepa_cli.teachers.base import open_teacher
-from stjepa_cli.training.feature_maps import blocks, component_colours
+from stjepa_cli.training.feature_maps import as_colours, blocks, principal_components
 from stjepa_cli.viz.curves import loss_chart, read_metrics
 
 IMAGES = Path(__file__).parent / "images"
@@ -66,8 +66,8 @@ def _rows(checkpoint: Path) -> dict[str, list[Tensor]]:
     frames, labels = draw_clips(NUM_CLIPS, SEED, "unseen")
     clips = _through_files(frames, student.spec)
     with torch.inference_mode():
-        targets = component_colours(teacher.encode(clips))[0]
-        answers = _matched(component_colours(student(clips))[0], targets)
+        targets = as_colours(principal_components(teacher.encode(clips))[0])
+        answers = _matched(as_colours(principal_components(student(clips))[0]), targets)
     motions = [motion.name for motion in SCENES["8"].motions]
     shown = [int(i) for name in SHOWN for i in (labels == motions.index(name)).nonzero()[:CLIPS_EACH]]
     return {
