@@ -113,7 +113,7 @@ class LatentObjective(Objective):
         tokens = self.student(batch.clips)
         term = self.term(self.head(tokens), batch.targets)
         watched = monitors(tokens, batch.latents, None, self.student.grid.num_tokens, self.settings.loss)
-        return Loss(self.settings.dense_weight * term, {"dense": term.detach()}, watched)
+        return Loss(self.settings.dense_weight * term, {"dense": term.detach()}, self._scaled(watched, self.settings.dense_weight))
 
     def _masked(self, mask: Mask, batch: Batch) -> Loss:
         s, context = self.settings, self.student(batch.clips, mask)
@@ -130,7 +130,13 @@ class LatentObjective(Objective):
             terms["visible"] = s.visible_weight, self.term(self.head(context), visible)
         total = torch.stack([weight * term for weight, term in terms.values()]).sum()
         watched = monitors(context, hidden[0], mask.predict, self.student.grid.num_tokens, s.loss)
-        return Loss(total, {name: term.detach() for name, (_, term) in terms.items()}, watched)
+        weights = sum(weight for weight, _ in terms.values())
+        return Loss(total, {name: term.detach() for name, (_, term) in terms.items()}, self._scaled(watched, weights))
+
+    def _scaled(self, watched: dict[str, Tensor], weights: float) -> dict[str, Tensor]:
+        """Scale what trivial answers lose in one term to all terms, so that it can be compared with the total."""
+        factor = weights * (1 + self.settings.second_weight * (len(self.latent_dims) - 1))
+        return {name: value * factor if name.endswith("_loss") else value for name, value in watched.items()}
 
     def term(self, answers: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Return the distance of answers (B, M, sum of E) to the targets (B, M, E) of each cache, weighted."""

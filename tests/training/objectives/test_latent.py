@@ -192,3 +192,10 @@ def test_wrong_settings_are_one_sentence(settings: dict[str, Any], message: str)
     with pytest.raises(ConfigError, match=message) as caught:
         _objective(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_trivial_answers_are_comparable_with_the_total() -> None:
+    alone, both = (_objective(visible_weight=weight)(_batch(), torch.Generator().manual_seed(5)).monitors for weight in (0.0, 2.0))
+    for name in ("constant_loss", "position_loss"):
+        assert both[name].item() == pytest.approx(3 * alone[name].item(), rel=1e-5)
+    assert both["token_std"].item() == pytest.approx(alone["token_std"].item())
