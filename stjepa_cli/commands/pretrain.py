@@ -140,12 +140,8 @@ def pretrain(
 
 def _default_places(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the places of data, cache and checkpoints where neither flags nor a file name them."""
-    from stjepa_cli.training.recipes import RECIPES
-
     root = places.dataset_root(flags["dataset"] or RunConfig.dataset, flags["data_root"])
-    chosen = flags["objective"] or (RECIPES[flags["recipe"]].objective["name"] if flags["recipe"] in RECIPES else "latent")
-    cache = places.cache_path(None, root) if chosen == "latent" else None
-    return {"data_root": root, "cache": cache, "checkpoints": places.checkpoints_dir()}
+    return {"data_root": root, "cache": places.cache_path(None, root), "checkpoints": places.checkpoints_dir()}
 
 
 @dataclass(frozen=True)

@@ -69,15 +69,24 @@ class CachedClips(TrainingClips):
         store: Cache of the targets.
         data_root: Folder or URL of the videos.
         second: Another cache of the same clips.
+        reads_latents: The objective needs the latents; else only the clips are read.
         progress: Receives a message if rows are left out.
 
     Raises:
         CacheError: The cache is empty, its videos are gone, or the second cache has other clips.
     """
 
-    def __init__(self, store: LatentStore, data_root: Location, *, second: LatentStore | None = None, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        store: LatentStore,
+        data_root: Location,
+        *,
+        second: LatentStore | None = None,
+        reads_latents: bool = True,
+        progress: Progress = SILENT,
+    ) -> None:
         self.store, self.data_root = store, data_root
-        self.stores = (store,) if second is None else (store, second)
+        self.stores = () if not reads_latents else (store,) if second is None else (store, second)
         self.teacher, self.digest = store.header.teacher, store.header.digest
         self.dataset = f"{store.header.dataset}/{store.header.split}"
         self.decodes_videos = not store.header.frames

@@ -182,8 +182,9 @@ def open_clips(run: RunConfig, progress: Progress = SILENT) -> TrainingClips:
         CacheError: The objective needs latents and the run names no cache, or the cache cannot be used.
         DatasetError: There is no cache and the data set cannot be listed.
     """
+    needs_latents = "latents" in objective_class(run).needs
     if run.cache is None:
-        if "latents" in objective_class(run).needs:
+        if needs_latents:
             raise CacheError(f"the objective {run.objective['name']} needs a cache of latents", fix="Name one with --cache.")
         spec = from_dict(ClipSpec, run.clip, where="[clip]")
         items = open_dataset(run.dataset, run.data_root).videos(run.split)
@@ -191,15 +192,14 @@ def open_clips(run: RunConfig, progress: Progress = SILENT) -> TrainingClips:
         return VideoClips(items, spec, f"{run.dataset}/{run.split}", progress)
     progress.note(f"opening the cache {run.cache}")
     second = LatentStore.open(run.second_cache) if run.second_cache else None
-    return CachedClips(LatentStore.open(run.cache), run.data_root, second=second, progress=progress)
+    return CachedClips(LatentStore.open(run.cache), run.data_root, second=second, reads_latents=needs_latents, progress=progress)
 
 
 def _objective(run: RunConfig, source: TrainingClips) -> Objective:
     """Build the student, with its geometry from the clips, and what is trained beside it; initial weights from the seed."""
     generator = torch.Generator().manual_seed(run.seed)
     student = Student(run.student, source.spec, generator)
-    needs_latents = "latents" in objective_class(run).needs
-    return build(student, run, [store.header.latent_dim for store in source.stores] if needs_latents else [], generator)
+    return build(student, run, [store.header.latent_dim for store in source.stores], generator)
 
 
 def _describe(objective: Objective, run: RunConfig, source: TrainingClips, progress: Progress) -> None:

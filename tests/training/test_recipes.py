@@ -75,6 +75,14 @@ def test_a_wrong_file_is_one_sentence(text: str, message: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_the_default_cache_is_for_objectives_that_need_latents(tmp_path: Path) -> None:
+    assert resolve_run(PLACES).cache == Path("cache")
+    assert resolve_run(PLACES, flags={"recipe": "videomae"}).cache is None
+    assert resolve_run(PLACES, flags={"recipe": "videomae", "cache": "frames"}).cache == Path("frames")
+    write_toml(tmp_path / "run.toml", resolve_run(PLACES, flags={"objective": "pixels"}))
+    assert resolve_run(PLACES, file=tmp_path / "run.toml").cache is None, "a run goes on as it was, whatever the default"
+
+
 def test_costs_are_counted_without_weights() -> None:
     costs = recipe_costs()
     assert set(costs) == set(RECIPES)

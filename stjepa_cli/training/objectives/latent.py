@@ -57,7 +57,7 @@ class LatentSettings:
         masked = self.masked and (self.hidden_weight or self.uses_visible)
         dense = self.dense_fraction and self.dense_weight
         if not dense or self.masked:
-            check(bool(masked), "the loss has no term: all its weights are 0", got=self, expected="a weight above 0")
+            check(bool(masked), "the loss has no term: all its weights are 0", got="0", expected="a weight above 0")
 
     @property
     def masked(self) -> bool:

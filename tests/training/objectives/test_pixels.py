@@ -15,8 +15,9 @@ from stjepa_cli.models.checkpoint import read_header
 from stjepa_cli.models.layers import tubelets
 from stjepa_cli.models.masking import gather_tokens, tube_mask
 from stjepa_cli.training.objectives.pixels import pixel_targets
-from stjepa_cli.training.pretrain import pretrain
+from stjepa_cli.training.pretrain import open_clips, pretrain
 from stjepa_cli.training.recipes import resolve_run
+from tests.caches import make_cache
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=8)
 
@@ -66,6 +67,13 @@ def test_a_run_on_videos_alone_needs_no_cache_and_resumes(tiny_ssv2: Path, tmp_p
     header = read_header(Path(pretrain(small(tiny_ssv2, tmp_path / "run")).checkpoint))
     assert (header.teacher.name, header.dataset, header.latent_dim) == ("pixels", "ssv2/train", 0)
     assert header.run.mask_ratio == 0.9
+
+
+def test_of_a_cache_it_reads_the_frames_alone(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache", num_clips=12, frames=True)  # row 3 holds latents that are no numbers
+    run = small(tmp_path / "nowhere", tmp_path / "run", cache=tmp_path / "cache")
+    assert open_clips(run).stores == ()
+    assert pretrain(run).steps == 6
 
 
 def test_videos_that_cannot_be_decoded_are_stood_in_for_by_the_next(tmp_path: Path) -> None:
