@@ -10,6 +10,7 @@ from typing import Any
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
 
+SCHEDULE = 2
 DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 LATENT_DIM = 384
 
@@ -155,6 +156,8 @@ class RunConfig:
         ema: Decay of the moving average of the student that is released (arXiv 2307.13813); 0 for none.
         val_fraction: Fraction of the clips held out for the validation loss, at most 512 clips.
         max_steps: Step at which this session ends, None for the end of the schedule.
+        schedule: How rate and weight decay go from the first step to the last: 2 reaches the final values at the last step; 1, until 0.1,
+            would have reached them one step later. A run keeps the one that it began with.
         seed: Seed of weights, masks and clip order.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode videos or frames.
@@ -186,6 +189,7 @@ class RunConfig:
     ema: float = 0.999
     val_fraction: float = 0.02
     max_steps: int | None = None
+    schedule: int = SCHEDULE
     seed: int = 0
     device: str = "auto"
     workers: int = 4
@@ -211,6 +215,7 @@ class RunConfig:
         check(0 <= self.val_fraction < 1, "val_fraction is a fraction", got=self.val_fraction, expected="0 <= val_fraction < 1")
         check(self.keep >= 0, "keep cannot be negative", got=self.keep)
         check(0 <= self.seed < 2**40, "seed is out of range", got=self.seed, expected="0 <= seed < 2^40")
+        check(1 <= self.schedule <= SCHEDULE, "unknown schedule", got=self.schedule, expected=f"1 to {SCHEDULE}")
         check_one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
         check_one_of(self.compile, ("auto", "on", "off"), "compile")
         check(isinstance(self.objective.get("name"), str), "[objective] has no name", got=self.objective.get("name"))

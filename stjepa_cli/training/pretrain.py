@@ -149,7 +149,7 @@ def _open(run: RunConfig, world: World, *, fresh: bool, progress: Progress) -> T
     world.wait()
     if world.leads:
         metrics.keep_until(trainer.step)
-        write_toml(run.checkpoints / "run.toml", _anywhere(run))
+        write_toml(run.checkpoints / "run.toml", _anywhere(trainer.run))
     if trainer.total_steps < FEW_STEPS:
         progress.note(
             f"warning: the whole run is {trainer.total_steps} steps, and a student says little before some {FEW_STEPS}. "
@@ -165,7 +165,7 @@ def _resume(trainer: Trainer) -> None:
         return
     for path in found.damaged:
         trainer.progress.note(f"{path} is damaged or lacks its optimizer's state: resuming from the one before")
-    trainer.load(found.path, found.step)
+    trainer.load(found.path, found.header)
     trainer.progress.note(f"resuming from {found.path}, step {trainer.step} of {trainer.last_step}")
 
 

@@ -19,9 +19,10 @@ from stjepa_cli.models.checkpoint import CheckpointHeader, check_checkpoint, lis
 from stjepa_cli.store.locks import holding
 from stjepa_cli.training.objectives.base import with_all_settings
 
-# fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop
+# fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop; and the schedule, which is
+# that of the first session
 _MAY_DIFFER = (
-    "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "recipe",
+    "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "schedule", "recipe",
     "accumulate", "compile", "activation_checkpointing", "checkpoint_every", "keep", "tensorboard",
 )  # fmt: skip
 
@@ -90,12 +91,12 @@ class ResumePoint:
 
     Attributes:
         path: Newest checkpoint that is intact.
-        step: Its step.
+        header: Its header.
         damaged: Newer checkpoints that are not intact.
     """
 
     path: Path
-    step: int
+    header: CheckpointHeader
     damaged: tuple[Path, ...] = ()
 
 
@@ -128,7 +129,7 @@ def resume_point(run: RunConfig, source: TrainingClips) -> ResumePoint | None:
             expected=new,
             fix="Choose another folder with --checkpoints, or replace that run with --fresh.",
         )
-    return ResumePoint(path, header.step, tuple(found[found.index(path) + 1 :]))
+    return ResumePoint(path, header, tuple(found[found.index(path) + 1 :]))
 
 
 @contextmanager

@@ -53,11 +53,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     found = resume_point(run, source)
     assert found is not None
-    assert (found.step, found.damaged) == (6, ())
+    assert (found.header.step, found.damaged) == (6, ())
     spoil(which(run.checkpoints, 6))
     found = resume_point(run, source)
     assert found is not None
-    assert found.step == 3
+    assert found.header.step == 3
 
 
 def test_a_newest_checkpoint_that_cannot_be_read_stops_the_run(run: RunConfig, source: TrainingClips) -> None:
