@@ -207,8 +207,19 @@ def _event_writer(folder: Path) -> Any:
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, object, object]]:
-    a, b = asdict(with_all_settings(old)), asdict(with_all_settings(new))
-    return [entry for name in a if name not in _MAY_DIFFER for entry in _differ(name, a[name], b[name])]
+    """Return name, old and new value of the settings that differ, those of tables as `table.name`."""
+    a, b = _settings(old), _settings(new)
+    names = [name for name in dict.fromkeys([*a, *b]) if name not in _MAY_DIFFER]
+    return [entry for name in names for entry in _differ(name, a.get(name, "none"), b.get(name, "none"))]
+
+
+def _settings(run: RunConfig) -> dict[str, object]:
+    tables = asdict(with_all_settings(run)).items()
+    return {f"{table}.{name}" if name else table: value for table, part in tables for name, value in _items(part)}
+
+
+def _items(part: object) -> list[tuple[str, object]]:
+    return list(part.items()) if isinstance(part, dict) else [("", part)]
 
 
 def _differ(name: str, old: object, new: object) -> list[tuple[str, object, object]]:
