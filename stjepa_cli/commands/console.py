@@ -31,6 +31,7 @@ _ERROR = "bold red"
 __all__ = [
     "annotate",
     "asked_to_stop",
+    "decimal",
     "duration",
     "escape_markup",
     "megabytes",
@@ -208,6 +209,11 @@ def megabytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """Format a number with so many digits after the point; None as "unknown"."""
+    return "unknown" if value is None else f"{value:.{digits}f}"
 
 
 def annotate(lines: Sequence[str], *, title: str) -> None:

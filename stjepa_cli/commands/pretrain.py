@@ -173,7 +173,7 @@ def _show(result: PretrainResult) -> None:
     pairs: dict[str, object] = {
         "checkpoint": result.checkpoint,
         "steps": f"{result.steps:,} in {result.epochs} epochs of {result.clips:,} clips",
-        "loss": f"{result.loss_first:.4f} at the first step, {result.loss_last:.4f} at the last",
+        "loss": f"{console.decimal(result.loss_first, 4)} at the first step, {console.decimal(result.loss_last, 4)} at the last",
         "speed": f"{result.clips_per_second:.1f} clips/s on {result.device}"
         + (f" x {result.processes}" if result.processes > 1 else "")
         + f", {result.data_wait:.0%} of the time waiting for clips",

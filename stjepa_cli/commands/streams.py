@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -91,9 +92,19 @@ def visible(text: str) -> str:
 
 def json_text(data: dict[str, Any], *, encoding: str | None = None) -> str:
     """Format an object as JSON that the encoding of a stream can hold and that a terminal shows as text."""
+    data = _without_infinities(data)
     ascii_only = not (encoding or "utf-8").lower().startswith("utf")
     text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=ascii_only)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _without_infinities(value: Any) -> Any:
+    """Replace numbers that JSON does not have, NaN and the infinities, by null."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_json(data: dict[str, Any]) -> None:

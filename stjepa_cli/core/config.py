@@ -9,6 +9,8 @@ from typing import Any
 
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.serialization import from_dict
+from stjepa_cli.core.types import ClipSpec
 
 SCHEDULE = 2
 DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
@@ -238,6 +240,7 @@ class RunConfig:
         check_one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
         check_one_of(self.compile, ("auto", "on", "off"), "compile")
         check(isinstance(self.objective.get("name"), str), "[objective] has no name", got=self.objective.get("name"))
+        from_dict(ClipSpec, self.clip, where="[clip]")
         self.checkpoint_interval()
 
     def checkpoint_interval(self) -> tuple[int, float]:

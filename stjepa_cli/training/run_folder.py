@@ -27,6 +27,10 @@ _MAY_DIFFER = (
 )  # fmt: skip
 
 
+LARGEST = 1e300
+"""Largest number that is taken from `metrics.jsonl`; whatever is larger, or not a number, is damage."""
+
+
 class Metrics:
     """The file `metrics.jsonl` of a run: a JSON object per step, and one per validation.
 
@@ -45,7 +49,7 @@ class Metrics:
     def keep_until(self, step: int) -> None:
         """Drop the lines of steps after `step`, which will be taken again."""
         if self.path.is_file():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) in range(1, step + 1)]
+            kept = [line for line in self._texts() if _parsed(line).get("step", 0) in range(1, step + 1)]
             write_atomic(self.path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, steps: Sequence[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
@@ -62,14 +66,15 @@ class Metrics:
         return lines
 
     def lines(self) -> list[dict[str, float]]:
-        """Return all lines so far, without a line that a crash cut short."""
-        if not self.path.is_file():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines() if _step_of(line)]
+        """Return the finite numbers of all lines so far, without lines that are damaged or that a crash cut short."""
+        return [numbers for line in self._texts() if (numbers := _parsed(line))]
 
-    def losses(self) -> list[float]:
-        """Return the loss of every step so far."""
-        return [float(line["loss"]) for line in self.lines() if "loss" in line]
+    def losses(self) -> dict[int, float]:
+        """Return the loss by step, as far as the file has it."""
+        return {int(line["step"]): line["loss"] for line in self.lines() if "loss" in line}
+
+    def _texts(self) -> list[str]:
+        return self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
 
     def last_validation(self) -> dict[str, float]:
         """Return the metrics of the last validation; empty without one."""
@@ -230,8 +235,13 @@ def _number(value: Tensor | float) -> float:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def _step_of(line: str) -> int:
+def _parsed(line: str) -> dict[str, float]:
+    """Return the finite numbers of a line; empty without a step, as for a line that is damaged or was cut short."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 0  # a line that a crash cut short
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    found = {name: value for name, value in data.items() if type(value) in (int, float) and abs(value) <= LARGEST}
+    return found if isinstance(found.get("step"), int) and found["step"] >= 1 else {}

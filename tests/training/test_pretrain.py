@@ -112,6 +112,14 @@ def test_a_finished_run_is_left_alone(run: RunConfig) -> None:
     assert (again.steps, again.loss_first, again.loss_last, again.clips_per_second) == (9, first.loss_first, first.loss_last, 0.0)
 
 
+def test_a_finished_run_whose_metrics_are_lost_says_that_its_losses_are_unknown(run: RunConfig) -> None:
+    whole = pretrain(run)
+    (run.checkpoints / "metrics.jsonl").write_bytes(b"\xff\xfe[[[")
+    again = pretrain(run)
+    assert (again.steps, again.checkpoint) == (whole.steps, whole.checkpoint)
+    assert (again.loss_first, again.loss_last, again.val_loss) == (None, None, None)
+
+
 def test_another_run_in_the_folder_is_refused_by_name_and_replaced_when_asked(run: RunConfig) -> None:
     pretrain(run)
     other = replace(run, seed=5)
