@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 MAX_SHOWN = 1000
 """Characters of a value that a message shows."""
 

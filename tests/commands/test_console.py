@@ -169,3 +169,30 @@ def test_markup_and_controls_are_text() -> None:
     assert visible("a\x1b[1m\tb\nc\x9b") == "a\\x1b[1m\tb\nc\\x9b"
     assert json_text({"a": "é\x9b\udcff"}) == '{\n  "a": "é\\u009b\\udcff"\n}'
     assert json_text({"a": "é"}, encoding="ascii") == '{\n  "a": "\\u00e9"\n}'
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("--help >&-", 1, "it is closed"),
+        ("-V > /dev/full", 1, "No space left on device"),
+        ("pretrain --epochs x --json > /dev/full", 2, "Invalid value for '--epochs'"),
+        ("pretrain --epochs x --json >&-", 2, "Invalid value for '--epochs'"),
+        ("pretrain --epochs x 2> /dev/full", 2, ""),
+        ("pretrain --epochs x 2>&-", 2, ""),
+    ],
+)
+def test_help_and_usage_errors_keep_their_exit_code_on_closed_and_full_streams(command: str, code: int, message: str) -> None:
+    words = f"{sys.executable} -m stjepa_cli {command}"
+    done = subprocess.run(["bash", "-c", words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert json.loads(json_text({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": (float("inf"),)}})) == {
+        "a": None,
+        "b": [1.5, None],
+        "c": {"d": [None]},
+    }

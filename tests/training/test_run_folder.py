@@ -21,9 +21,9 @@ from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.run_folder import Metrics, hold_run, resume_point
 from tests.caches import make_cache
 
-
 DAMAGED_LINES = [
-    b"", b"[]", b"5", b"null", b"NaN", b"[" * 10_000, b"\xff\xfe\x00", b'{"step": 1e999}', b'{"step": true, "loss": 1}', b'{"step": 3, "loss": "x"}',
+    b"", b"[]", b"5", b"null", b"NaN", b"[" * 10_000, b"\xff\xfe\x00", b'{"step": 1e999}', b'{"step": true, "loss": 1}',
+    b'{"step": 3, "loss": "x"}',
     b'{"step": 3, "loss": null}', b'{"step": 3, "val_loss": []}', b'{"step": 3, "loss": NaN}', b'{"step": 3, "loss": 1' + b"0" * 400 + b"}",
     b'{"step": ' + b"9" * 5000 + b"}", b'{"step": -1, "loss": 1}', b'{"loss": 1}',
 ]  # fmt: skip
