@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -102,10 +103,12 @@ class Comparison:
     Attributes:
         rows: One row for each encoder.
         command: The command that repeats the comparison, or an empty string.
+        files: Files of the reports.
     """
 
     rows: tuple[ComparisonRow, ...]
     command: str = ""
+    files: tuple[Path, ...] = ()
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return column names and cells: whether labels were used to train each encoder, and the first metric of each protocol.

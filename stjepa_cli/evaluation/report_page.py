@@ -207,7 +207,7 @@ def _confusions(result: EvaluationResult, shown: ShownProbe | None) -> Iterator[
     name = shown.protocol
     alternative = f"Confusion matrix of {len(result.classes):,} classes by {name}; the most frequent confusions are in the table below"
     yield html.figure(
-        html.picture("image/png", shown.matrix, alternative),
+        html.picture("image/png", shown.matrix, alternative, drawn=True),
         f"Rows are true classes, columns are predictions of {name}. The colour is the fraction of the row.",
     )
     found = most_frequent(shown.counts, MAX_CONFUSIONS)

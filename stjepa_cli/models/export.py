@@ -112,15 +112,16 @@ def _write(student: Student, config: ReleaseConfig, source: Path, out: Path, nam
     format = find_format(name)
     num_parameters = sum(parameter.numel() for parameter in student.parameters())
     remove_leftovers(out.absolute().parent)
-    with new_folder(out) as folder:
-        progress.note(f"writing {source} as {format.about}")
+    progress.note(f"writing {source} as {format.about}, then loading it again to compare it with the original")
+    with new_folder(out) as folder, progress.task(f"export {name}", total=2, unit="parts") as task:
         write_config(folder, config)
         format.write(student, folder)
         if name != "hf":  # whose tensors have digests of their own
             write_sums(folder)
         write_atomic(folder / "README.md", model_card(config, format, num_parameters).encode())
-        progress.note("loading the export again to compare it with the original")
+        task.advance()
         difference = _difference(student, format.load(folder))
+        task.advance()
         if not difference <= format.tolerance:
             raise StjepaError(
                 f"the export differs from {source} and was not kept",

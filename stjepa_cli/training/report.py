@@ -97,15 +97,21 @@ def report(
     folders = [runs] if isinstance(runs, Path) else list(runs)
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("the same run is named twice", got=", ".join(map(str, folders)))
-    found = [_summary(folder) for folder in folders]
-    first = found[0]
-    samples = _samples(found, cache or first.header.run.cache, data_root or first.header.run.data_root, clips, progress)
-    if len(found) == 1:
-        text, target = run_page(first, samples), first.folder / "report.html"
-    else:
-        text, target = comparison_page(_told_apart(found), samples), Path("comparison.html")
-    target, data = out or target, text.encode("utf-8", "replace")
-    write_atomic(target, data)
+    with progress.task("report", total=len(folders) + 2, unit="parts") as task:
+        found = []
+        for folder in folders:
+            found.append(_summary(folder))
+            task.advance()
+        first = found[0]
+        samples = _samples(found, cache or first.header.run.cache, data_root or first.header.run.data_root, clips, progress)
+        task.advance()
+        if len(found) == 1:
+            text, target = run_page(first, samples), first.folder / "report.html"
+        else:
+            text, target = comparison_page(_told_apart(found), samples), Path("comparison.html")
+        target, data = out or target, text.encode("utf-8", "replace")
+        write_atomic(target, data)
+        task.advance()
     verdict = curves.verdict(first.curves)
     return ReportResult(
         out=str(target),

@@ -48,6 +48,7 @@ code{font:.9rem ui-monospace,monospace}
 .bar i{display:block;height:100%;border-radius:3px;background:var(--bar)}
 details{margin:.4em 0}summary{cursor:pointer;color:var(--link);padding:6px 0}
 .picture{display:block;max-width:100%;height:auto;border-radius:6px}
+@media (prefers-color-scheme:dark){.picture.drawn{filter:invert(.92) hue-rotate(180deg)}}
 .tiles{display:grid;gap:6px;margin:4px 0 18px;grid-template-columns:repeat(var(--few),minmax(0,1fr))}
 @media (min-width:700px){.tiles{grid-template-columns:repeat(var(--all),minmax(0,1fr))}}
 .tile img,.tile .none{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px}
@@ -162,9 +163,16 @@ def folded(summary: str, parts_html: Iterable[str]) -> str:
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts_html)}</details>"
 
 
-def picture(kind: str, data: bytes, alternative: str) -> str:
-    """Return a picture no wider than the page; `kind` is its media type."""
-    return f'<img class="picture" src="{_source(kind, data)}" alt="{escape(alternative)}">'
+def picture(kind: str, data: bytes, alternative: str, *, drawn: bool = False) -> str:
+    """Return a picture no wider than the page.
+
+    Args:
+        kind: Media type of the picture.
+        data: Bytes of the picture.
+        alternative: Text alternative.
+        drawn: It is drawn on white and shows no photograph: on a dark screen its brightness is inverted, its hues stay.
+    """
+    return f'<img class="picture{" drawn" if drawn else ""}" src="{_source(kind, data)}" alt="{escape(alternative)}">'
 
 
 def tiles(cells: Sequence[Tile], *, few: int) -> str:
