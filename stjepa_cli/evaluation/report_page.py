@@ -146,7 +146,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
 
 
 def _settings(chosen: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    return ", ".join(f"{name} {value:.1%}" if name.endswith("_top1") else f"{name} {value:g}" for name, value in chosen.items())
 
 
 def _failed(result: EvaluationResult) -> Iterator[str]:
