@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stjepa_cli.core.config import DEFAULT_TEACHER, LATENT_DIM
-from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.errors import CacheError, ConfigError, UnreadableError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.places import DEFAULT_CACHE, cache_name, caches_in
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem, open_dataset
 from stjepa_cli.store.records import DTYPES, ROWS_PER_SHARD
@@ -210,3 +211,25 @@ class BuildRequest:
         if options:
             raise TypeError(f"a build has no option {', '.join(options)}")
         return dataclasses.replace(self, **own)
+
+
+def default_cache(root: Location, teacher: str, latent_dim: int) -> Location:
+    """Return where the cache of a teacher lies by default: below the data set, under the name of the teacher.
+
+    Until 0.1 every teacher's cache had the name of the default teacher's. One that is there, and of this teacher, is gone on with.
+
+    Args:
+        root: Root of the data set.
+        teacher: Name of the teacher, as it is asked for.
+        latent_dim: Stored channels.
+    """
+    from stjepa_cli.store.folder import read_header
+
+    new, old = root / cache_name(teacher, latent_dim), root / DEFAULT_CACHE
+    if new.name == old.name or new.name in caches_in(root):
+        return new
+    try:
+        header = read_header(old)
+    except (CacheError, UnreadableError):
+        return new
+    return old if (header.teacher.name, header.latent_dim) == (teacher, latent_dim) else new

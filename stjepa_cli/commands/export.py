@@ -32,7 +32,10 @@ def export(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="hf: config.json and model.safetensors; torchscript: loads without stjepa; onnx: needs the extra stjepa[onnx]."),
+        typer.Option(
+            autocompletion=options.complete_format,
+            help="hf: config.json and model.safetensors; torchscript: loads without stjepa; onnx: needs the extra stjepa[onnx].",
+        ),
     ] = "hf",
     push: Annotated[
         str | None,

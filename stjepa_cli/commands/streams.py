@@ -80,7 +80,7 @@ def prepare() -> None:
 
 
 class _Unbreakable:
-    """A stream whose text is lost where it cannot be written: a full or closed stderr must neither stop the work nor change its exit code."""
+    """A stream whose text is lost where it cannot be written: a full stderr must neither stop the work nor change its exit code."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

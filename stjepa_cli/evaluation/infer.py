@@ -152,7 +152,9 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
     return comparison
 
 
-def _write(request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime) -> Sequence[Path]:
+def _write(
+    request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime
+) -> Sequence[Path]:
     """Write heads first, because fitting them took the longest, and then the report; returns the files."""
     intervals = intervals_of((result,), request.seed)  # those of a row are of the mean over its splits
     differences = None if reference is None else differences_of((result,), (reference,), request.seed)

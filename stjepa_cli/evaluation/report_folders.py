@@ -61,7 +61,9 @@ def _differences(comparison: Comparison, widths: tuple[int, ...]) -> list[str]:
     widths = (46, *widths[2:])
     if not cells:
         return []
-    caption = "In percentage points, on the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    caption = (
+        "Percentage points on the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    )
     return [
         html.heading(f"Differences from {comparison.rows[0].encoder}"),
         html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),

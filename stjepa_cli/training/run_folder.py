@@ -16,7 +16,7 @@ from stjepa_cli.core.errors import CacheError, CheckpointError, NotReadyError, h
 from stjepa_cli.core.files import remove_leftovers, write_atomic
 from stjepa_cli.data.training_clips import TrainingClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, check_checkpoint, list_checkpoints, optimizer_path
-from stjepa_cli.store.locks import holding
+from stjepa_cli.store.locks import holding, is_held
 from stjepa_cli.training.objectives.base import with_all_settings
 
 # fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop; and the schedule, which is
@@ -26,6 +26,8 @@ _MAY_DIFFER = (
     "accumulate", "compile", "activation_checkpointing", "checkpoint_every", "keep", "tensorboard",
 )  # fmt: skip
 
+
+_LOCK = "run.lock"
 
 LARGEST = 1e300
 """Largest number that is taken from `metrics.jsonl`; whatever is larger, or not a number, is damage."""
@@ -144,7 +146,7 @@ def hold_run(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: Another process trains in this folder; the message says which one.
     """
-    file, is_new = folder / "run.lock", not folder.exists()
+    file, is_new = folder / _LOCK, not folder.exists()
     with ExitStack() as stack:
         try:
             stack.enter_context(holding(file, range(1), f"the run {folder}"))
@@ -159,6 +161,11 @@ def hold_run(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone and opens a new one
                 if is_new:
                     folder.rmdir()  # only if the run wrote nothing
+
+
+def is_training(folder: Path) -> bool:
+    """Return whether a process trains in a folder at this moment."""
+    return is_held(folder / _LOCK, range(1))
 
 
 def start_over(folder: Path) -> None:

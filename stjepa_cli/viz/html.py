@@ -82,11 +82,13 @@ class Tile:
     right: bool | None = None
 
 
-def page(title: str, body_html: Iterable[str]) -> str:
-    """Return a whole document."""
+def page(title: str, body_html: Iterable[str], *, reload_seconds: int | None = None) -> str:
+    """Return a whole document, which the browser loads again every `reload_seconds` seconds if that is given."""
+    again = "" if reload_seconds is None else f'<meta http-equiv="refresh" content="{reload_seconds}">'
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"{again}"
         f"<title>{escape(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style></head>\n<body>\n"
         + "\n".join(body_html)
         + "\n</body></html>\n"

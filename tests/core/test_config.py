@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stjepa_cli.core.config import PRESETS, RunConfig
+from stjepa_cli.core.config import DEFAULT_TEACHER, PRESETS, RunConfig
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import location
-from stjepa_cli.core.places import cache_path, ssv2_root, ucf101_root
+from stjepa_cli.core.places import cache_name, cache_path, ssv2_root, ucf101_root
 from stjepa_cli.core.serialization import from_dict, read_toml, to_dict, write_toml
 from stjepa_cli.training.recipes import resolve_run
 
@@ -119,6 +119,25 @@ def test_environment_variables_move_the_default_places(monkeypatch: pytest.Monke
     monkeypatch.setenv("STJEPA_SSV2", "/data/v2")
     assert cache_path(None, ssv2_root()) == Path("/data/v2/cache_videomae_huge_384")
     assert cache_path(Path("mine"), ssv2_root(Path("other"))) == Path("mine")
+
+
+def test_the_default_cache_is_the_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STJEPA_CACHE", raising=False)
+    for name in ("cache_hog_384", "cache_vjepa2_vitl_fpc64_256_384", "cache_videomae_huge_384"):
+        (tmp_path / name).mkdir()
+    assert cache_path(None, tmp_path).name == "cache_videomae_huge_384"  # folders that are no caches
+    (tmp_path / "cache_hog_384" / "zarr.json").touch()
+    assert cache_path(None, tmp_path).name == "cache_hog_384"
+    (tmp_path / "cache_vjepa2_vitl_fpc64_256_384" / "zarr.json").touch()
+    assert cache_path(None, tmp_path).name == "cache_videomae_huge_384"  # of several, that of the default teacher
+
+
+def test_the_name_of_a_cache_comes_from_its_teacher() -> None:
+    assert cache_name(DEFAULT_TEACHER, 384) == "cache_videomae_huge_384"
+    assert cache_name("facebook/vjepa2-vitl-fpc64-256", 192) == "cache_vjepa2_vitl_fpc64_256_192"
+    assert cache_name("runs/a/checkpoint_step5.safetensors", 384) == "cache_checkpoint_step5_384"
+    assert cache_name("/models/mine/", 384) == "cache_mine_384"
+    assert cache_name("../..", 384) == "cache_teacher_384"
 
 
 def test_flags_and_environment_variables_may_be_urls(monkeypatch: pytest.MonkeyPatch) -> None:

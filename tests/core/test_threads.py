@@ -70,6 +70,9 @@ def test_the_user_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan_threads(96, 2, cores=64).compute == 1
     prepare_environment(5)
     assert plan_threads(96, 2, cores=64).requested
+    for typed in ("99999999999", "9" * 5000):  # torch takes a C integer
+        monkeypatch.setenv("OMP_NUM_THREADS", typed)
+        assert plan_threads(96, 2, cores=64).compute == 1024
     assert os.environ["OMP_NUM_THREADS"] == "5"
 
 

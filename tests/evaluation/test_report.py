@@ -306,7 +306,9 @@ class TestBrowser:
         picture = re.search(r'<img class="picture drawn"[^>]*>', (tmp_path / "report.html").read_text())
         assert picture is not None
         (tmp_path / "page.html").write_text(html.page("matrix", [picture[0]]))
-        light, dark = (look(tmp_path / "page.html", tmp_path / str(dark), dark=dark)[:, 40:140, 40:140].float().mean() for dark in (False, True))
+        light, dark = (
+            look(tmp_path / "page.html", tmp_path / str(dark), dark=dark)[:, 40:140, 40:140].float().mean() for dark in (False, True)
+        )
         assert light > 180
         assert dark < 90
 
