@@ -62,9 +62,9 @@ def plan_threads(width: int, decoders: int, *, cores: float | None = None) -> Th
         cores: Cores that the process may use; found out if None.
     """
     cores = available_cores() if cores is None else cores
-    requested = os.environ.get(_THREADS, "").partition(",")[0].strip()
+    requested = os.environ.get(_THREADS, "").partition(",")[0].strip()[:9]
     if requested.isascii() and requested.isdecimal() and int(requested) > 0:
-        return ThreadPlan(min(int(requested[:9]), MAX_THREADS), decoders, cores, requested=True)
+        return ThreadPlan(min(int(requested), MAX_THREADS), decoders, cores, requested=True)
     if width < MIN_WIDTH:
         return ThreadPlan(1, decoders, cores, requested=False)
     beside = 1 if decoders and cores > 2 else 0  # decoders want a core of their own where there are several
