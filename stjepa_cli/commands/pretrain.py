@@ -93,7 +93,10 @@ def pretrain(
         float | None, typer.Option(min=0, help="Memory for decoded clips, in GB.", show_default=str(RunConfig.memory_gb))
     ] = None,
     compile_: Annotated[
-        str | None, typer.Option("--compile", help="Use torch.compile: auto (on a GPU), on or off.", show_default="auto")
+        str | None,
+        typer.Option(
+            "--compile", help="Use torch.compile: auto (on a GPU, unless activations are recomputed), on or off.", show_default="auto"
+        ),
     ] = None,
     activation_checkpointing: Annotated[
         bool | None,
