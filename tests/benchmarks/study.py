@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 EVAL_CLIPS = 400
+FIT_CLIPS = 512
 VIDEO_FRAMES = 16
 """Frames of a drawn video where a clip has several views; it is 1.5 times as wide as a clip."""
 
@@ -132,11 +133,6 @@ def make_cache(run: dict[str, Any], work: Path, path: Path) -> None:
     import torch
 
     from stjepa_cli.core.types import ClipSpec
-    from stjepa_cli.store import frames, quantization
-    from stjepa_cli.store.latent_store import LatentStore
-    from stjepa_cli.store.projection import ProjectionFit
-    from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, clips_digest
-    from stjepa_cli.store.shard_writer import NewRow
     from stjepa_cli.teachers.base import open_teacher
 
     spec = ClipSpec(run["frames"], run["size"], 2, run["patch"])
@@ -146,24 +142,37 @@ def make_cache(run: dict[str, Any], work: Path, path: Path) -> None:
     clips, _, cuts = draw(run, run["clips"], run["clips_seed"], "train", num_views)
     layers = {"layers": tuple(run["layers"])} if run.get("layers") else {}
     tokens = torch.cat([teacher.encode(part, **layers).half() for part in torch.split(clips, BATCH)])
-    fit = ProjectionFit(tokens.shape[-1], teacher.card.token_norm)
-    sample = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))[:512]
+    write_cache(path, teacher.card, clips, tokens, cuts, num_views=num_views, projection=run["projection"], dim=run["dim"])
+
+
+def write_cache(
+    path: Path, card: Any, clips: Any, tokens: Any, cuts: list[Any], *, num_views: int = 1, projection: str = "pca", dim: int = 96
+) -> None:
+    """Write clips uint8 (R, T, 3, S, S) and a teacher's tokens (R, N, E) as a cache of K views a clip, one after the other."""
+    import torch
+
+    from stjepa_cli.store import frames, quantization
+    from stjepa_cli.store.latent_store import LatentStore
+    from stjepa_cli.store.projection import ProjectionFit
+    from stjepa_cli.store.records import CacheHeader, ClipRow, RowRecord, clips_digest
+    from stjepa_cli.store.shard_writer import NewRow
+
+    fit = ProjectionFit(tokens.shape[-1], card.token_norm)
+    sample = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))[:FIT_CLIPS]
     for part in torch.split(tokens[sample], BATCH):
         fit.add(part.float())
-    projection = fit.finish(run["projection"], run["dim"])
-    rows = [ClipRow(str(i), f"{i}.webm") for i in range(run["clips"])]
-    about = {"kind": projection.kind, "digest": projection.digest, "explained": projection.explained, "num_fit_clips": 512}
-    dim = run["dim"]
-    header = CacheHeader("generated", "train", len(rows), clips_digest(rows), teacher.card, dim, about, num_views=num_views, frames=True)
-    store = LatentStore.create(path, header, rows, projection)
+    project = fit.finish(projection, dim)
+    rows = [ClipRow(str(i), f"{i}.webm") for i in range(len(clips) // num_views)]
+    about = {"kind": project.kind, "digest": project.digest, "explained": project.explained, "num_fit_clips": FIT_CLIPS}
+    header = CacheHeader("generated", "train", len(rows), clips_digest(rows), card, dim, about, num_views=num_views, frames=True)
+    store = LatentStore.create(path, header, rows, project)
     for shard in store.pending():
         with store.writing(shard) as writer:
             members = list(store.rows_of(shard))
-            data = quantization.encode(projection(tokens[members].float()), "float16")
+            data = quantization.encode(project(tokens[members].float()), "float16")
             entries = []
             for i, row in enumerate(members):
-                indices, crop = cuts[row]
-                record = RowRecord(str(row // num_views), row % num_views, "ab" * 32, indices, crop)
+                record = RowRecord(str(row // num_views), row % num_views, "ab" * 32, *cuts[row])
                 entries.append(NewRow(record, {**data[i], "frames": frames.encode_clip(clips[row])}))
             writer.append(entries)
             store.publish(writer)
