@@ -44,7 +44,10 @@ def pretrain(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder of the run.", show_default="STJEPA_CHECKPOINTS, else checkpoints")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="mixed")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="dense; mixed with an option of the masks"),
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="latent, or pixels, which needs no cache.", show_default="latent")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=RunConfig.preset)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(RunConfig.epochs))] = None,

@@ -1,13 +1,12 @@
 """An image teacher where it is good: clips over real textures, whose label is only in the texture.
 
-    python -m tests.benchmarks.bench_appearance TEXTURES --teacher FOLDER --work DIR [--seeds 3] [--steps 900]
+    python -m tests.benchmarks.bench_appearance TEXTURES HELD --teacher FOLDER --work DIR [--seeds 3] [--steps 900]
 
-TEXTURES is a folder of real videos; the middle frame of each is one texture. Half of them are seen in pretraining, the others are the
-classes of the frozen probes. The program of `stjepa benchmark appearance` draws the clips: an object moves before a background, both
-in the same texture; its place, turn, size and the two colours between which it varies are random, so that neither
-colour nor position tells the class. It prints JSON: accuracy of the student, of the student before its first step, of raw pixels and
-of the teacher, clips/s and operations of student and teacher, and accuracy over the clock for cached targets and for a
-teacher that runs in every step.
+TEXTURES is a folder of photographs to pretrain on; twelve photographs of the folder HELD, evenly spread over the list of their names, are
+the classes of the frozen probes. A clip is a moving window of its class's picture, turned and mirrored at random, behind
+an object in the texture of another picture: what moves and how says nothing of the class. It prints JSON: accuracy of the student, of
+the student before its first step, of raw pixels and of the teacher, clips/s and operations of student and teacher, and accuracy at
+each checkpoint, from which the clock of cached targets and of a teacher in every step follows.
 
 With equal targets, training online takes the same steps as training from a cache, bit for bit, only more slowly. So both curves come
 from one run: the cached one starts when the cache is written, the online one pays the teacher in every step. Teacher and student
@@ -20,20 +19,16 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from stjepa_cli.core.types import ClipSpec
-from stjepa_cli.data.eval_clips import EvalClips
-from stjepa_cli.data.video import read_clips
-from stjepa_cli.demo.patterns import Family, family_of
-from stjepa_cli.demo.scenes import GeneratedClips
+from stjepa_cli.demo.patterns import FamilyName, family_of
 from stjepa_cli.encoders.base import pooled
 from stjepa_cli.encoders.features import Features
 from stjepa_cli.encoders.pixel_encoder import PixelEncoder
@@ -46,65 +41,69 @@ from stjepa_cli.training.recipes import resolve_run
 from tests.benchmarks.study import write_cache
 
 SPEC = ClipSpec(num_frames=4, size_px=64, tubelet=2, patch_px=16)
-PICTURE_PX = 128
+PICTURE_PX = 160
 NUM_CLASSES = 12
 NUM_TRAIN, NUM_TEST = 600, 600
 BATCH = 32
-ENLARGED = 3.0
-"""Periods of the drawing program that one picture spans."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A texture from a real picture: its grey values in equal steps of their distribution, mirrored beyond its edges.
+def pictures_of(folder: Path) -> Tensor:
+    """Read the photographs of a folder in the order of their names: float32 (P, 3, S, S) in [0, 1].
 
-    Attributes:
-        grey: float32 (1, 1, P, P) in [0, 1].
+    The middle square of each, in grey: a colour alone would tell most of them apart.
     """
-
-    grey: Tensor
-
-    def __call__(self, u: Tensor, v: Tensor) -> Tensor:
-        """Sample the picture at (u, v)."""
-        places = torch.stack([u, v], dim=-1).flatten(0, 1) * (2 / ENLARGED)
-        found = F.grid_sample(self.grey.expand(len(places), -1, -1, -1), places, padding_mode="reflection", align_corners=False)
-        return found.reshape(u.shape)
-
-
-@dataclass(frozen=True)
-class PictureClips(GeneratedClips):
-    """The appearance task over pictures.
-
-    Attributes:
-        pictures: Textures, one class each.
-        shapes: Number of outlines.
-    """
-
-    pictures: tuple[Picture, ...] = ()
-
-    @cached_property
-    def patterns(self) -> Family:
-        family = family_of("train" if self.family == "train" else "unseen")
-        return Family(family.shapes[:1] if self.family == "unseen" else family.shapes, self.pictures, family.speeds)
-
-
-def pictures_of(folder: Path) -> list[Picture]:
-    """Read the middle frame of each video below a folder, in the order of their names."""
-    spec = ClipSpec(num_frames=1, size_px=PICTURE_PX, tubelet=1, patch_px=16)
     found = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".webm", ".mp4", ".avi")):
-        pixels = read_clips(path, spec, EvalClips())[0, 0].float()
-        grey = pixels.mean(dim=0).flatten()
-        ranks = grey.argsort().argsort().float() / (len(grey) - 1)
-        found.append(Picture(ranks.view(1, 1, PICTURE_PX, PICTURE_PX)))
-    return found
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as picture:
+            square = ImageOps.fit(picture.convert("L"), (PICTURE_PX, PICTURE_PX))
+        pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8).view(PICTURE_PX, PICTURE_PX)
+        found.append((pixels / 255).expand(3, -1, -1))
+    return torch.stack(found)
 
 
-def draw(clips: PictureClips) -> tuple[Tensor, Tensor]:
-    """Return the clips uint8 (R, T, 3, S, S) and the number of each one's texture."""
-    blocks = [clips.block(start) for start in clips.blocks]
-    pixels = torch.cat([clips.render(block, slice(None)) for block in blocks])
-    return pixels, torch.cat([block.labels for block in blocks]) % len(clips.pictures)
+def draw(pictures: Tensor, family: FamilyName, num_clips: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw clips over pictures.
+
+    Args:
+        pictures: Float32 (P, 3, S, S) in [0, 1]; each is a class.
+        family: Outlines of the objects.
+        num_clips: B, spread evenly over the classes.
+        seed: The same seed gives the same clips.
+
+    Returns:
+        uint8 (B, T, 3, S, S) and the class of each clip. The background is a moving window of the class's picture, a third to two
+        thirds as wide, turned, often mirrored, of changed brightness and contrast; before it an object moves in the
+        texture of any other picture.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = family_of(family).shapes
+    labels = (torch.arange(num_clips) % len(pictures))[torch.randperm(num_clips, generator=generator)]
+    others = torch.randint(len(pictures), (num_clips,), generator=generator)
+    kinds = torch.randint(len(shapes), (num_clips,), generator=generator).tolist()
+    line = (torch.arange(SPEC.size_px) + 0.5) * (2 / SPEC.size_px) - 1
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    time_line = torch.linspace(-0.5, 0.5, SPEC.num_frames)[:, None, None]
+    clips = torch.empty(num_clips, SPEC.num_frames, 3, SPEC.size_px, SPEC.size_px, dtype=torch.uint8)
+    for row in range(num_clips):
+        # background and object: scale, angle, mirror, place (2), speed (2), brightness, contrast
+        values = torch.rand(2, 9, generator=generator)
+        layers = []
+        for picture, numbers in zip((pictures[labels[row]], pictures[others[row]]), values, strict=True):
+            scale, angle = 0.33 + 0.33 * numbers[0], 0.6 * (numbers[1] - 0.5)
+            u, v = angle.cos() * x + angle.sin() * y, angle.cos() * y - angle.sin() * x
+            u = u * (1 if numbers[2] < 0.5 else -1)
+            room = 1 - scale * 1.3
+            across = scale * u + room * (2 * numbers[3] - 1) + 0.2 * (numbers[5] - 0.5) * time_line
+            down = scale * v + room * (2 * numbers[4] - 1) + 0.2 * (numbers[6] - 0.5) * time_line
+            places = torch.stack([across, down], dim=-1)
+            seen = F.grid_sample(picture.expand(SPEC.num_frames, -1, -1, -1), places, padding_mode="reflection", align_corners=False)
+            layers.append((seen - 0.5) * (0.6 + 0.8 * numbers[8]) + 0.5 + 0.3 * (numbers[7] - 0.5))
+        moved = values[0, :4] * 2 - 1
+        centre_x, centre_y = 0.5 * moved[0] + 0.6 * moved[2] * time_line, 0.5 * moved[1] + 0.6 * moved[3] * time_line
+        outline = shapes[kinds[row]]((x - centre_x) / 0.35, (y - centre_y) / 0.35) * 0.35
+        inside = (0.5 - outline * (SPEC.size_px / 2)).clamp(0, 1)[:, None]
+        clips[row] = (torch.lerp(layers[0], layers[1], inside) * 255).round().clamp(0, 255).to(torch.uint8)
+    return clips, labels
 
 
 def score(encode: Any, grid: Any, sides: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -134,6 +133,7 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("textures", type=Path)
+    parser.add_argument("held", type=Path)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=2000)
@@ -142,12 +142,9 @@ def main() -> None:
     parser.add_argument("--recipes", default="mixed,dense")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pictures = pictures_of(options.textures)
-    # every second one, so that both halves have pictures of each folder
-    seen, held = tuple(pictures[::2]), tuple(pictures[1::2][:NUM_CLASSES])
-    common: dict[str, Any] = {"num_frames": SPEC.num_frames, "size_px": SPEC.size_px, "task": "appearance"}
-    train = PictureClips("8", options.clips, 0, "train", **common, pictures=seen)
-    scored, labels = draw(PictureClips("8", NUM_TRAIN + NUM_TEST, 1, "unseen", **common, pictures=held))
+    seen, held = pictures_of(options.textures), pictures_of(options.held)
+    held = held[torch.linspace(0, len(held) - 1, NUM_CLASSES).long()]
+    scored, labels = draw(held, "unseen", NUM_TRAIN + NUM_TEST, 1)
     sides = {"train": (scored[:NUM_TRAIN], labels[:NUM_TRAIN]), "test": (scored[NUM_TRAIN:], labels[NUM_TRAIN:])}
     teacher = open_teacher(options.teacher, clip=SPEC, device=torch.device("cpu"))
     pixels = PixelEncoder(SPEC)
@@ -158,7 +155,7 @@ def main() -> None:
 
     cache = options.work / "cache"
     if not (options.work / "ready.json").is_file():
-        clips, _ = draw(train)
+        clips, _ = draw(seen, "train", options.clips, 0)
         started = time.process_time()
         tokens = torch.cat([teacher.encode(part).half() for part in torch.split(clips, BATCH)])
         spent = time.process_time() - started
