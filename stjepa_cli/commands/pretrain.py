@@ -46,7 +46,11 @@ def pretrain(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(autocompletion=options.complete_recipe, help="Named settings; `stjepa recipes` lists them.", show_default="mixed"),
+        typer.Option(
+            autocompletion=options.complete_recipe,
+            help="Named settings; `stjepa recipes` lists them.",
+            show_default="dense; mixed with an option of the masks",
+        ),
     ] = None,
     objective: Annotated[
         str | None,
@@ -126,7 +130,7 @@ def pretrain(
         typer.Option(
             "--compile",
             autocompletion=options.completing(lambda: ("auto", "on", "off")),
-            help="Use torch.compile: auto (on a GPU), on or off.",
+            help="Use torch.compile: auto (on a GPU, unless activations are recomputed), on or off.",
             show_default="auto",
         ),
     ] = None,

@@ -183,7 +183,7 @@ class RunConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode videos or frames.
         memory_gb: Memory for decoded clips in gigabytes, so that small sets are decoded once.
-        compile: `auto` compiles the blocks on a GPU, `on` everywhere, `off` nowhere.
+        compile: `auto` compiles the blocks on a GPU unless activations are recomputed, `on` everywhere, `off` nowhere.
         activation_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         checkpoint_every: `500` for steps or `30m` for minutes, besides the end of every epoch; empty for nothing more.
         keep: Number of newest checkpoints to keep, besides the best one; 0 keeps all.

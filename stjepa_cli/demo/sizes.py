@@ -118,7 +118,7 @@ SIZES: dict[str, BenchmarkSize] = {
         lr=2.83e-3,
         memory_gb=2.0,
         teachers=(HOG,),
-        recipes=("mixed", "st-jepa"),
+        recipes=("dense", "mixed", "st-jepa"),
     ),
     "gpu": BenchmarkSize(
         scenes="24",
@@ -135,7 +135,7 @@ SIZES: dict[str, BenchmarkSize] = {
         lr=1e-3,
         memory_gb=32.0,  # all of them, so that they are decoded once
         teachers=(HOG,),
-        recipes=("mixed", "st-jepa"),
+        recipes=("dense", "mixed", "st-jepa"),
     ),
 }
 

@@ -125,7 +125,7 @@ class Trainer:
 
     def _prepared(self) -> nn.Module:
         """Return the objective, compiled where that is asked for, and wrapped where several processes train it."""
-        if self.run.compile == "on" or (self.run.compile == "auto" and self.world.device.type == "cuda"):
+        if self._compiles():
             for block in self._blocks():
                 block.compile()
         self.objective.train()
@@ -134,6 +134,11 @@ class Trainer:
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
         unused = self.objective.skips_modules
         return DistributedDataParallel(self.objective, device_ids=ids, gradient_as_bucket_view=True, find_unused_parameters=unused)
+
+    def _compiles(self) -> bool:
+        # on a GPU with torch 2.11 a compiled block saved other tensors when it was recomputed than in the forward pass, and failed
+        automatic = self.world.device.type == "cuda" and not self.run.activation_checkpointing
+        return self.run.compile == "on" or (self.run.compile == "auto" and automatic)
 
     def _blocks(self) -> list[nn.Module]:
         return [part for part in self.objective.modules() if isinstance(part, (FactorizedBlock, JointBlock))]
