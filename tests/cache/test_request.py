@@ -41,6 +41,8 @@ def test_every_option_of_a_request_is_an_option_of_the_command_with_the_same_def
 def test_sizes_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be at least 1: got {value}"):
         BuildRequest.of(Path("data"), Path("cache")).replace(**{name: value})
+    with pytest.raises(ConfigError, match=f"{name} is out of range: got {10**20}"):
+        BuildRequest.of(Path("data"), Path("cache")).replace(**{name: 10**20})
 
 
 def test_parts_are_all_shards_once() -> None:
