@@ -14,7 +14,6 @@ from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem, open_dataset
 from stjepa_cli.store.records import DTYPES, ROWS_PER_SHARD
 
-
 MAX_VIEWS = 2**16
 """Most views of a clip that are taken for meant."""
 

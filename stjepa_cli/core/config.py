@@ -170,7 +170,8 @@ class RunConfig:
         epochs: Passes over the clips.
         steps: Steps of the whole schedule instead of `epochs`.
         batch_size: Clips per step, over all processes and micro-batches together.
-        accumulate: Micro-batches that each process splits its part of a step into, to save memory.
+        accumulate: Micro-batches that each process splits its part of a step into, to save memory; a single GPU takes more by itself
+            where the first step does not fit.
         mask_ratio: Fraction of the spatial positions whose tubes are hidden.
         mask_sampler: `tube` hides scattered positions, `multiblock` rectangles (V-JEPA, arXiv 2404.08471).
         masks_per_clip: Masks per decoded clip and step; the second one costs no decoding.

@@ -102,10 +102,29 @@ class Trainer:
     # ---- steps --------------------------------------------------------------------------------------------------
 
     def train(self, stop: Callable[[], bool]) -> None:
-        """Take the steps that are left; stop after the one at which `stop` returns True, with everything saved."""
-        if self.step >= self.last_step:
-            return
-        module = self._prepared()
+        """Take the steps that are left; stop after the one at which `stop` returns True, with everything saved.
+
+        A first step that does not fit into the GPU's memory is taken again in smaller micro-batches.
+        """
+        module, first = self._prepared(), self.step
+        while self.step < self.last_step:
+            try:
+                return self._take_steps(module, stop)
+            except torch.OutOfMemoryError:
+                if self.step > first or self.world.size > 1 or len(self.micro_batches) == self.batch_size:
+                    raise
+            self._split_further()
+
+    def _split_further(self) -> None:
+        """Halve the micro-batches; the gradients of a step stay the same sum."""
+        self.optimizer.drop_gradients()
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.run = replace(self.run, accumulate=min(2 * self.run.accumulate, self.batch_size))
+        self.micro_batches = self.world.share(self.batch_size, self.run.accumulate)
+        self.progress.note(f"the step does not fit into the GPU's memory: continuing with --accumulate {self.run.accumulate}")
+
+    def _take_steps(self, module: nn.Module, stop: Callable[[], bool]) -> None:
         micro: list[tuple[Loss, int]] = []
         with self.progress.task("pretrain", total=self.last_step, completed=self.step, unit="steps") as task:
             for batch in self.meter.waiting(on_device(self.feed.batches(self._requests()), self.world.device)):

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.bench_threads [--quick] [--json] [--only pretrain,build,infer] [--policies ours,1,spin] [--rounds 1]
 
-Each policy has processes of its own, since OpenMP decides once in a process how it waits; such a process does one kind of work after the
-other. *Idle* is the machine as it is; *busy* has two processes beside it that do nothing but compute, on the same cores. Policies: `ours` is
-what `stjepa` decides by itself, a number is so many intra-op threads with OpenMP's own way of waiting, `spin` is all cores with OpenMP's own
-way of waiting, `passive` all cores without spinning. One round takes about two minutes; policies and states take turns. Run on two cores
-(`taskset -c 0,1 python -m ...`) to compare with the log.
+Each policy has processes of its own, since OpenMP decides once in a process how it waits; such a process does one kind of work after
+the other. *Idle* is the machine as it is; *busy* has two processes beside it that do nothing but compute, on the same cores. Policies:
+`ours` is what `stjepa` decides by itself, a number is so many intra-op threads with OpenMP's own way of waiting, `spin` is all cores with
+OpenMP's own way of waiting, `passive` all cores without spinning. One round takes about two minutes; policies and states take turns. Run
+on two cores (`taskset -c 0,1 python -m ...`) to compare with the log.
 
 Aims: busy, `ours` at least 0.8 of `1`; idle, `ours` no slower than `spin`.
 """

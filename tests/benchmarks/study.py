@@ -1,7 +1,7 @@
 """The representation study: a list of pretraining runs, each scored by frozen probes, skipped where done, and one table at the end.
 
     python -m tests.benchmarks.study tests/benchmarks/study.toml --work /tmp/study --jobs 2
-    python -m tests.benchmarks.study tests/benchmarks/study.toml --work /tmp/study --table
+    python -m tests.benchmarks.study tests/benchmarks/study.toml --work /tmp/study --update docs/results.md
 
 Clips are drawn in memory, so neither FFmpeg nor a data set is needed; caches, training and probes are the product's own. What is used
 to choose (`--clips-seed` of the list) is never what the demo and the motion benchmark report on.
@@ -39,6 +39,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
 """Teachers that are students themselves, with the flags of their run; seed 100, the same clips and steps."""
 
 BATCH = 64
+BATCH_SIZE = 32
+"""Clips per training step; `BATCH` clips are encoded at once."""
 HEAD = "| setting | kNN | linear | held-out loss | GFLOP/clip | CPU s | seeds |"
 # two-sided 95 % quantiles of Student's t, by the number of seeds
 T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -223,7 +225,7 @@ def train(run: dict[str, Any], work: Path) -> tuple[Any, Path, float, float]:
     places: dict[str, Any] = {"data_root": work, "cache": cache_of(run, work), "checkpoints": folder, "preset": run["preset"]}
     if run.get("second_teacher"):
         places["second_cache"] = cache_of({**run, "teacher": run["second_teacher"], "projection": "pca", "layers": None}, work)
-    flags = {"steps": run["steps"], "batch_size": 32, "seed": run["seed"], "device": run["device"], "workers": 1}
+    flags = {"steps": run["steps"], "batch_size": BATCH_SIZE, "seed": run["seed"], "device": run["device"], "workers": 1}
     flags |= {"checkpoint_every": str(run["every"]), "compile": "off", "lr": 2.83e-3, **run.get("flags", {})}
     if "objective" in flags:
         places["cache"], flags["cache"] = None, cache_of(run, work)  # a flag, since an objective without latents reads no default one
@@ -381,7 +383,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs on the CPU at once")
     parser.add_argument("--gpu-jobs", type=int, default=0, help="runs on the GPU at once")
     parser.add_argument("--budget", type=float, default=1e6, help="seconds after which no run is started or continued")
-    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    parser.add_argument("--update", type=Path, help="page whose tables, between comments, are written from the results; nothing is run")
     parser.add_argument("--one", help="JSON of one run (used by the driver itself)")
     options = parser.parse_args()
     if options.one:
@@ -389,9 +391,13 @@ def main() -> None:
         result = one(run, options.work)
         (options.work / "results" / f"{key_of(run)}.json").write_text(json.dumps(result))
         print(json.dumps(result["curve"][-1]))
-    elif options.table:
+    elif options.update:
         groups = grouped(options.listing, options.work)
-        print(table(groups), curves(groups), correlations(groups), sep="\n\n")
+        page = options.update.read_text()
+        for name, text in (("TABLES", table(groups)), ("CURVES", curves(groups)), ("CORRELATION", correlations(groups))):
+            before, rest = page.split(f"<!-- {name} -->\n")
+            page = f"{before}<!-- {name} -->\n{text.strip()}\n<!-- end of {name} -->{rest.split(f'<!-- end of {name} -->')[1]}"
+        options.update.write_text(page)
     else:
         run_all(options.listing, options.work, options.jobs, options.gpu_jobs, options.budget)
 
