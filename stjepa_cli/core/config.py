@@ -17,8 +17,8 @@ DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 LATENT_DIM = 384
 
 MAX_COUNT = 2**31 - 1
-MAX_DIM, MAX_BLOCKS = 2**16, 1024
-"""Largest width and number of blocks that are taken for meant: far above what is trained, far below what fills a memory by mistake."""
+MAX_DIM, MAX_BLOCKS, MAX_MASKS = 2**16, 1024, 1024
+"""Largest width and numbers of blocks and masks that are taken for meant: far above what is trained, far below what fills a memory by mistake."""
 
 
 def check(condition: bool, what: str, *, got: object, expected: object = None) -> None:
@@ -226,8 +226,9 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "masks_per_clip", "workers"):
+        for name in ("epochs", "batch_size", "accumulate", "workers"):
             check_between(getattr(self, name), name, 1, MAX_COUNT)
+        check_between(self.masks_per_clip, "masks_per_clip", 1, MAX_MASKS)
         check(0 < self.mask_ratio < 1, "mask_ratio is a fraction", got=self.mask_ratio, expected="0 < mask_ratio < 1")
         for name in ("steps", "max_steps"):
             if (value := getattr(self, name)) is not None:

@@ -79,6 +79,7 @@ def test_sizes_in_the_file_change_a_preset_and_a_preset_flag_brings_its_own(tmp_
         ("epochs = ", "cannot be read as TOML"),
         ("[clip]\nnum_frames = 1979-05-27T07:32:00Z", "num_frames has a wrong type"),
         ("[clip]\nsize_px = 100", "the size a multiple of the patch"),
+        ("masks_per_clip = 2147483647", "masks_per_clip is out of range: got 2147483647, expected 1 to 1024"),
         ("recipe = []", "unknown recipe"),
         ("preset = [[[]]]", "unknown preset"),
         ("epochs = 99999999999999999999", "epochs is out of range: got 99999999999999999999, expected 1 to 2147483647"),
