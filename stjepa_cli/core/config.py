@@ -18,7 +18,7 @@ LATENT_DIM = 384
 
 MAX_COUNT = 2**31 - 1
 MAX_DIM, MAX_BLOCKS, MAX_MASKS = 2**16, 1024, 1024
-"""Largest width and numbers of blocks and masks that are taken for meant: far above what is trained, far below what fills a memory by mistake."""
+"""Largest width and numbers of blocks and masks that are taken for meant: above what is trained, below what fills a memory."""
 
 
 def check(condition: bool, what: str, *, got: object, expected: object = None) -> None:

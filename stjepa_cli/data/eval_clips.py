@@ -41,7 +41,7 @@ class EvalClips:
             )
 
         if self.num_clips > MAX_CLIPS:
-            expected = f"at most {MAX_CLIPS:,}, as in {_EXPECTED}"
+            expected = f"at most {MAX_CLIPS:,}; 16x5x3 has 15"
             raise ConfigError("too many clips of each video", got=f"{self.temporal}x{self.spatial}", expected=expected)
 
     @property
