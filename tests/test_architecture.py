@@ -17,8 +17,9 @@ PACKAGE = ROOT / "stjepa_cli"
 
 # which room may import which: the one place where this is written; the architecture page shows the same table
 ROOMS: dict[str, tuple[str, ...]] = {
-    "commands": ("demo", "evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
-    "demo": ("evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
+    "commands": ("demo", "search", "evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
+    "demo": ("search", "evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
+    "search": ("encoders", "data", "store", "models", "teachers", "viz", "core"),
     "evaluation": ("encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
     "cache": ("data", "store", "teachers", "core"),
     "encoders": ("data", "store", "models", "teachers", "core"),
@@ -30,7 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "viz": ("core",),
     "core": (),
 }
-PLUGIN_FOLDERS = ("teachers", "training.objectives", "evaluation.probes", "data.datasets", "cache.engines")
+PLUGIN_FOLDERS = ("teachers", "training.objectives", "evaluation.probes", "data.datasets", "cache.engines", "search.indexes")
 MOST_FILES = 14
 HOMES = {
     "zarr": {"store/arrays.py"},
@@ -44,6 +45,7 @@ HOMES = {
     "ray": {"cache/engines/ray.py"},
     "huggingface_hub": {"core/hub.py"},
     "onnxruntime": {"models/formats.py"},
+    "lancedb": {"search/indexes/lancedb.py"},
 }
 
 
@@ -155,7 +157,8 @@ def test_the_library_does_not_print_and_does_not_exit() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, stjepa_cli.main\n"
-        "heavy = {'torch', 'numpy', 'zarr', 'transformers', 'torchcodec', 'safetensors', 'PIL', 'upath', 'ray'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'zarr', 'transformers', 'torchcodec', 'safetensors', 'PIL', 'upath', 'ray', 'lancedb', 'pyarrow'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
