@@ -1,8 +1,8 @@
 """Conditions on rows, as people type them after `--where`: one small grammar for every database.
 
-A condition never reaches a database as it was typed. It is parsed here, its columns are checked against those of the table, and what was parsed is
-written again for the database that is asked, with every value as a parameter or a quoted literal. So a hostile condition can neither
-write nor read another table: the grammar has no word for it.
+A condition never reaches a database as it was typed. It is parsed here, its columns are checked against those of the table, and what was
+parsed is written again for the database that is asked, with every value as a parameter or a quoted literal. So a hostile condition can
+neither write nor read another table: the grammar has no word for it.
 
     condition   := either ("or" either)*
     either      := one ("and" one)*
@@ -17,10 +17,11 @@ write nor read another table: the grammar has no word for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.search.records import FIXED, Column
 
 MAX_LETTERS = 4000
 MAX_DEPTH = 40
@@ -32,12 +33,16 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))|(?P<text>'(?:[^']|'')*')"
     r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<sign><=|>=|!=|<>|=|<|>|\(|\)|,))"
 )
+_NUMBERS: dict[str, type] = {
+    **dict.fromkeys(("duration_seconds", "fps", "start_seconds", "end_seconds"), float),
+    **dict.fromkeys(("width", "height"), int),
+}
 _COMPARISONS = ("=", "!=", "<>", "<", "<=", ">", ">=")
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table, which the parser has checked.
+class Field:
+    """A column that a condition names and the table has.
 
     Attributes:
         name: Name of the column.
@@ -57,7 +62,7 @@ class Literal:
     value: Value
 
 
-Part = str | Column | Literal
+Part = str | Field | Literal
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Filter:
         """Return the condition for databases that take no parameters (LanceDB): columns in backticks, values as quoted literals."""
 
         def written(part: Part) -> str:
-            if isinstance(part, Column):
+            if isinstance(part, Field):
                 return f"`{part.name}`"
             if isinstance(part, Literal):
                 return "'" + part.value.replace("'", "''") + "'" if isinstance(part.value, str) else repr(part.value)
@@ -84,8 +89,13 @@ class Filter:
 
     def parameter_sql(self) -> tuple[str, list[Value]]:
         """Return the condition for PostgreSQL, with `%s` in the place of each value, and the values."""
-        words = [f'"{part.name}"' if isinstance(part, Column) else "%s" if isinstance(part, Literal) else part for part in self.parts]
+        words = [f'"{part.name}"' if isinstance(part, Field) else "%s" if isinstance(part, Literal) else part for part in self.parts]
         return " ".join(words), [part.value for part in self.parts if isinstance(part, Literal)]
+
+
+def fields(columns: Iterable[Column] = ()) -> dict[str, type]:
+    """Return what a condition on a table may name, with the type of its values: all but the vectors."""
+    return {name: _NUMBERS.get(name, str) for name in FIXED} | {column.status: str for column in columns}
 
 
 def parse(text: str, columns: Mapping[str, type]) -> Filter:
@@ -159,7 +169,7 @@ class _Parser:
         kind, name = self._pop("a column")
         if kind != "name" or name not in self._columns:
             raise self._error(name, "one of the columns " + ", ".join(self._columns))
-        yield Column(name)
+        yield Field(name)
         if self._takes("is"):
             yield "is"
             if self._takes("not"):

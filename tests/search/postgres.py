@@ -56,7 +56,7 @@ def running() -> Iterator[str]:
         settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c shared_buffers=16MB"
         run("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-o", settings, "start")
         try:
-            yield f"host={folder} user=tests dbname=postgres"
+            yield f"postgresql:///postgres?host={folder}&user=tests"
         finally:
             run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install
-from stjepa_cli.search.filters import Value, parse
+from stjepa_cli.search.filters import Value, fields, parse
 from stjepa_cli.search.indexes.base import NEAREST, Built, Index
 from stjepa_cli.search.records import FIXED, OK, Column, Known, Row, Vector
 
@@ -211,8 +211,7 @@ class PgvectorIndex(Index):
         """Join a condition with others; return SQL and its parameters."""
         if where is None:
             return " AND ".join(others) or "TRUE", []
-        types: dict[str, type] = {"double precision": float, "integer": int}
-        typed, values = parse(where, {name: types.get(_TYPES.get(name, ""), str) for name in FIXED}).parameter_sql()
+        typed, values = parse(where, fields(self.columns().values())).parameter_sql()
         return " AND ".join(f"({part})" for part in (typed, *others)), values
 
     def _filters_while_it_searches(self, connection: Any, where: str | None) -> bool:
