@@ -46,6 +46,9 @@ HOMES = {
     "huggingface_hub": {"core/hub.py"},
     "onnxruntime": {"models/formats.py"},
     "lancedb": {"search/indexes/lancedb.py"},
+    "psycopg": {"search/indexes/pgvector.py"},
+    "pgvector": {"search/indexes/pgvector.py"},
+    "umap": {"search/similar.py"},
 }
 
 

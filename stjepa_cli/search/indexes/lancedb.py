@@ -21,7 +21,7 @@ import numpy as np
 
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install, storage_errors
 from stjepa_cli.core.locations import is_folder, is_local, location, names
-from stjepa_cli.search.conditions import check_condition
+from stjepa_cli.search.filters import fields, parse
 from stjepa_cli.search.indexes.base import NEAREST, Built, Index
 from stjepa_cli.search.records import FIXED, OK, Column, Known, Row, Vector
 from stjepa_cli.store.locks import CREATION, holding
@@ -37,6 +37,7 @@ _SUFFIX = ".lance"
 _WAIT_S = 600.0
 _FLOATS = ("duration_seconds", "fps", "start_seconds", "end_seconds")
 _INTS = ("width", "height")
+_ID = re.compile("[0-9a-f]{32}")
 _FAILURES = (ValueError, RuntimeError, OSError)
 
 
@@ -135,7 +136,9 @@ class LanceIndex(Index):
                 yield from _rows(batch, wanted)
 
     def get(self, row_id: str, columns: Sequence[str] = ()) -> Row | None:
-        return next(self.rows(where=_among([row_id]), columns=columns), None)
+        if not _ID.fullmatch(row_id):
+            return None
+        return next(self.rows(where=f"id = '{row_id}'", columns=columns), None)
 
     def search(
         self, vector: Vector, column: str, top: int = NEAREST, *, where: str | None = None, exact: bool = False
@@ -160,10 +163,9 @@ class LanceIndex(Index):
         return Built("IVF_PQ", num_rows, self.recall(column))
 
     def count(self, where: str | None = None) -> int:
-        if where is not None:
-            check_condition(where)
+        condition = self._condition(where, [])
         with self._reading():
-            return int(self._table.count_rows(where))
+            return int(self._table.count_rows(condition or None))
 
     def close(self) -> None:
         """Let go of the table; LanceDB holds no connection."""
@@ -190,11 +192,9 @@ class LanceIndex(Index):
         return column
 
     def _condition(self, where: str | None, others: Sequence[str]) -> str:
-        """Join a condition with others, after checking that it is one by itself: `a) OR (b` is none."""
-        if where is None:
-            return " AND ".join(others)
-        check_condition(where)
-        return " AND ".join(f"({part})" for part in (where, *others))
+        """Join a condition with others; it is parsed and written again, and never reaches the database as it was typed."""
+        typed = [] if where is None else [parse(where, fields(self.columns().values())).literal_sql()]
+        return " AND ".join(f"({part})" for part in (*typed, *others))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -324,7 +324,7 @@ def _vector(scalar: Any, column: Column) -> Vector | None:
 
 def _among(ids: Any) -> str:
     """Return the condition that an id is one of these; ids are digests, and anything else is none."""
-    known = [each for each in ids if re.fullmatch("[0-9a-f]{32}", each)]
+    known = [each for each in ids if _ID.fullmatch(each)]
     return "id IN (" + ", ".join(f"'{each}'" for each in known) + ")" if known else "FALSE"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -47,10 +48,10 @@ class IndexContract:
     """A subclass supplies the fixture `place`, where there is no table yet."""
 
     @pytest.fixture
-    def index(self, place: str) -> Index:
-        opened = open_index(place, create=True)
-        opened.add_column(FIRST)
-        return opened
+    def index(self, place: str) -> Iterator[Index]:
+        with open_index(place, create=True) as opened:
+            opened.add_column(FIRST)
+            yield opened
 
     def test_a_table_that_is_not_there_is_refused(self, place: str) -> None:
         with pytest.raises(ConfigError, match="no table"):
@@ -58,7 +59,8 @@ class IndexContract:
 
     def test_a_column_keeps_where_its_vectors_come_from(self, place: str, index: Index) -> None:
         index.add_column(TOKENS)
-        assert list(open_index(place).columns().values()) == [FIRST, TOKENS]
+        with open_index(place) as again:
+            assert list(again.columns().values()) == [FIRST, TOKENS]
 
     def test_a_model_of_another_digest_is_refused_by_name(self, index: Index) -> None:
         index.add_column(dataclasses.replace(FIRST, model="renamed"))

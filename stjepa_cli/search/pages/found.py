@@ -1,0 +1,75 @@
+"""The page of a search: what was searched for, and what is most like it, as short loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stjepa_cli.core.files import write_atomic
+from stjepa_cli.core.progress import Progress
+from stjepa_cli.search.find import Found
+from stjepa_cli.search.pages.previews import Preview, loops, tile
+from stjepa_cli.viz import html
+
+MOST_LOOPS = 60
+
+
+def write_found(path: Path, found: Found, command: str, *, workers: int, progress: Progress) -> int:
+    """Write the page of a search.
+
+    Args:
+        path: HTML file to write.
+        found: The search.
+        command: Command that repeats it, for the foot of the page.
+        workers: Videos that are decoded at the same time.
+        progress: Receives progress.
+
+    Returns:
+        The number of videos that cannot be shown; each has a placeholder.
+    """
+    asked = [] if found.query.row is None else [found.query.row]
+    rows = [*asked, *(hit.row for hit in found.hits[:MOST_LOOPS])]
+    previews = []
+    with progress.task("loops", total=len(rows), unit="videos") as task:
+        for preview in loops(rows, workers):
+            previews.append(preview)
+            task.advance()
+    title = f"Videos like {found.query.name.rstrip('/').rpartition('/')[2]}"
+    write_atomic(path, html.page(title, _body(title, found, previews, command)).encode())
+    return sum(preview.picture is None for preview in previews)
+
+
+def _body(title: str, found: Found, previews: list[Preview], command: str) -> Iterator[str]:
+    yield html.heading(title, 1)
+    condition = f", where {found.where}" if found.where else ""
+    yield html.paragraph(
+        f"The {len(found.hits)} nearest rows of {found.table} by column {found.column.name} ({found.column.model}, "
+        f"{found.column.dim} channels){condition}; 0 is the same direction, 1 is unrelated.",
+        quiet=True,
+    )
+    left = list(previews)
+    if found.query.row is not None:
+        yield html.gallery([tile(found.query.row, left.pop(0), "searched for")])
+    if not found.hits:
+        yield html.paragraph("No row fits. Ask with another condition, or embed more videos.")
+    shown = [tile(hit.row, preview, f"{i}: {hit.distance:.4f}") for i, (hit, preview) in enumerate(zip(found.hits, left, strict=False), 1)]
+    yield html.gallery(shown)
+    if len(found.hits) > MOST_LOOPS:
+        yield html.paragraph(f"The first {MOST_LOOPS} are shown; the table below names all of them.", quiet=True)
+    gone = [f"{row.uri}: {preview.error}" for row, preview in zip(_rows(found), previews, strict=False) if preview.error]
+    if gone:
+        yield html.folded(f"{len(gone)} cannot be shown", map(html.paragraph, gone))
+    rows = [(hit.row.uri, f"{hit.distance:.4f}", _times(hit.row.start_seconds, hit.row.end_seconds), hit.row.id) for hit in found.hits]
+    yield html.folded("Paths and ids", [html.table(("video", "distance", "seconds", "id"), rows)])
+    yield html.heading("The same again")
+    yield html.command(command)
+
+
+def _rows(found: Found) -> Iterator[object]:
+    if found.query.row is not None:
+        yield found.query.row
+    yield from (hit.row for hit in found.hits)
+
+
+def _times(start: float, end: float | None) -> str:
+    return "all" if end is None else f"{start:g} to {end:g}"
