@@ -30,9 +30,7 @@ Pgvector = Annotated[
     str | None,
     typer.Option(metavar="DSN", help="PostgreSQL database with pgvector that holds the table (postgresql://user@host/database)."),
 ]
-Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Column of vectors.", show_default="the only one, or video_embedding")
-]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="Column of vectors.", show_default="the only one, or video_embedding")]
 Where = Annotated[str | None, typer.Option(metavar="CONDITION", help='Rows to take, such as "duration_seconds > 3".', show_default="all")]
 
 

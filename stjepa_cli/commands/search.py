@@ -84,7 +84,9 @@ def _show(shown: _Shown) -> None:
         end = hit.row.end_seconds
         times = "all" if end is None else f"{hit.row.start_seconds:g} to {end:g}"
         rows.append((number, f"{hit.distance:.4f}", hit.row.uri, times, hit.row.id[:8]))
-    caption = f"{found.column.model}, column {found.column.name} of {found.table}; cosine distance; searched in {1000 * found.seconds:.0f} ms"
+    caption = (
+        f"{found.column.model}, column {found.column.name} of {found.table}; cosine distance; searched in {1000 * found.seconds:.0f} ms"
+    )
     console.show_table(f"Nearest to {found.query.name}", ("", "distance", "video", "seconds", "id"), rows, caption=caption)
     if not rows:
         console.say("No row fits. Ask with another condition, or embed more videos.")

@@ -156,7 +156,9 @@ def unit(vector: Vector, what: str) -> Vector:
     """
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(length) or length == 0:
-        raise ConfigError(f"{what} has no direction to search in", got="a vector of zeros" if length == 0 else "numbers that are not finite")
+        raise ConfigError(
+            f"{what} has no direction to search in", got="a vector of zeros" if length == 0 else "numbers that are not finite"
+        )
     return (vector / length).astype(np.float32)
 
 
@@ -172,7 +174,9 @@ def _resolve(index: Index, column: Column, query: str, runtime: Runtime) -> tupl
         assert vector is not None
         return Query("row", row.id, row), unit(vector, query)
     if not exists:
-        raise ConfigError("no such file, and not the id of a row", got=query, expected="a video, a row id of 8 to 32 hex digits, or a .npy file")
+        raise ConfigError(
+            "no such file, and not the id of a row", got=query, expected="a video, a row id of 8 to 32 hex digits, or a .npy file"
+        )
     return _embed(query, column, runtime)
 
 
@@ -223,6 +227,6 @@ def check_digest(digest: str, column: Column) -> None:
     if digest != column.model_digest:
         got, expected = f"digest {digest[:12]}", f"digest {column.model_digest[:12]}"
         fix = "Put the model of the column back, or embed again with `stjepa embed --column NAME`."
-        raise ConfigError(f"{column.model} is no longer the model that column {column.name} was made with", got=got, expected=expected, fix=fix)
-
-
+        raise ConfigError(
+            f"{column.model} is no longer the model that column {column.name} was made with", got=got, expected=expected, fix=fix
+        )

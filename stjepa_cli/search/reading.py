@@ -115,7 +115,12 @@ class Reader:
             except ValueError as error:
                 raise VideoError(item.uri, str(error)) from error
             clips = cut_clips(video, [ClipRef(place, frames, crop, self.spec.size_px) for frames in chosen])
-            return clips, {"duration_seconds": video.duration_seconds, "fps": video.fps or None, "width": video.width, "height": video.height}
+            return clips, {
+                "duration_seconds": video.duration_seconds,
+                "fps": video.fps or None,
+                "width": video.width,
+                "height": video.height,
+            }
 
     def _frames(self, part: Part, video: Video, item: Item) -> tuple[int, ...]:
         center = item.center_seconds
