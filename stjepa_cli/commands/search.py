@@ -63,8 +63,8 @@ def search(
         runtime = Runtime(device, workers, progress=progress)
         with open_index(options.table_place(table, pgvector)) as index:
             found = find(index, query, column=column, top=top, where=where, runtime=runtime)
-        chosen = {"--column": column, "--top": str(top), "--where": where, "--html": html and str(html), "--pgvector": pgvector and "DSN"}
-        given = [part for name, value in chosen.items() if value is not None for part in (name, value)]  # a DSN may hold a password
+        chosen = {"--column": column, "--top": top, "--where": where, "--html": html, "--pgvector": pgvector and "DSN"}
+        given = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]  # a DSN may hold a password
         again = shlex.join(["stjepa", "search", table, query, *given])
         missing = 0 if html is None else write_found(html, found, again, workers=workers, progress=progress)
         return _Shown(found, html, missing)

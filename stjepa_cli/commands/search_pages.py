@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,7 +52,7 @@ def duplicates(
     where: options.Where = None,
     same_video: Annotated[bool, typer.Option("--same-video", help="Compare the parts of one video with each other too.")] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="PAGE", help="Also write a page with short loops of each group.", show_default="no page")
+        Path | None, typer.Option(metavar="PAGE", help="Also write a page with loops of each group.", show_default="no page")
     ] = None,
     pgvector: options.Pgvector = None,
     workers: options.Workers = 4,
@@ -80,7 +81,7 @@ def vector_map(
         str, typer.Option(metavar="COLUMN", help="Column that decides the colours, or `folder`: the folder that a file is in.")
     ] = "folder",
     method: Annotated[str, typer.Option(help="pca, or umap (needs stjepa[umap]).")] = "pca",
-    thumbnails: Annotated[int, typer.Option(min=0, help="Most pictures in the page; each takes about 3 kB.")] = 1000,
+    thumbnails: Annotated[int, typer.Option(min=0, help="Most pictures in the page; each takes about 2 kB.")] = 2000,
     column: options.Column = None,
     where: options.Where = None,
     pgvector: options.Pgvector = None,
@@ -102,7 +103,7 @@ def vector_map(
     console.run_command(call, render=_show_map, as_json=as_json)
 
 
-def _command(name: str, table: str, chosen: dict[str, object], flags: list[str]) -> str:
+def _command(name: str, table: str, chosen: Mapping[str, object], flags: list[str]) -> str:
     """Return a command to type; a DSN, which may hold a password, is not in it."""
     given = [part for option, value in chosen.items() if value is not None for part in (option, str(value))]
     return shlex.join(["stjepa", name, table, *given, *flags])

@@ -21,7 +21,7 @@ SCRIPT = (Path(__file__).parent / "assets" / "scatter.js").read_text(encoding="u
 STYLE = """
 .map,.legend{--p0:#0072b2;--p1:#d55e00;--p2:#009e73;--p3:#cc79a7;--p4:#b8860b;--p5:#56b4e9;--p6:#6b4fbb;--p7:#1f2933;--other:#9aa5b1;
 --q0:#a6c8e4;--q1:#7fb0d8;--q2:#5a97ca;--q3:#397dba;--q4:#2063a3;--q5:#114a85;--q6:#08306b}
-@media (prefers-color-scheme:dark){.map,.legend{--p0:#56b4e9;--p1:#ff8c42;--p2:#2bd4a4;--p3:#e8a3cd;--p4:#f5c542;--p5:#3f83c9;
+@media (prefers-color-scheme:dark){.map,.legend{--p0:#56b4e9;--p1:#ff8c42;--p2:#2bd4a4;--p3:#e8a3cd;--p4:#f5c542;--p5:#4f6be0;
 --p6:#b39dff;--p7:#f3f4f6;--other:#6b7683;--q0:#2f5577;--q1:#3d6d97;--q2:#4f87b5;--q3:#68a1cf;--q4:#88bae2;--q5:#acd2f1;--q6:#d6ebff}}
 .map{position:relative;border:1px solid var(--line);border-radius:8px;overflow:hidden;margin:10px 0}
 .map canvas{display:block;width:100%;height:min(68vh,640px);min-height:300px;cursor:crosshair}
@@ -31,13 +31,15 @@ STYLE = """
 background:var(--page);color:var(--ink);cursor:pointer;opacity:.92}
 .map .card{position:absolute;width:168px;padding:7px;border-radius:8px;background:var(--page);border:1px solid var(--quiet);
 box-shadow:0 3px 14px #0005;pointer-events:none;font-size:.82rem;line-height:1.3}
-.map .card[hidden]{display:none}.map .card>img,.map .card .none{display:block;width:100%;aspect-ratio:4/3;object-fit:cover;border-radius:4px;
-background:var(--code);margin-bottom:4px}.map .card .none{border:2px dotted var(--quiet);padding:8px;color:var(--quiet)}
+.map .card[hidden]{display:none}.map .card>img,.map .card .none{display:block;width:100%;aspect-ratio:4/3;object-fit:cover;
+border-radius:4px;background:var(--code);margin-bottom:4px}.map .card .none{border:2px dotted var(--quiet);padding:8px;color:var(--quiet)}
 .map .card b,.map .card span{display:block;overflow-wrap:anywhere}.map .card span{color:var(--quiet)}
-.map .near{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}.map .near img{width:100%;aspect-ratio:1;object-fit:cover;border-radius:3px}
+.map .near{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}
+.map .near img{width:100%;aspect-ratio:1;object-fit:cover;border-radius:3px}
 .legend{display:flex;flex-wrap:wrap;gap:6px;padding:0;margin:8px 0}
-.legend button,.legend span{display:inline-flex;align-items:center;gap:6px;min-height:34px;padding:2px 10px;border-radius:17px;font:.88rem system-ui,sans-serif;
-border:1px solid var(--line);background:var(--page);color:var(--ink);max-width:100%;overflow-wrap:anywhere;text-align:left}
+.legend button,.legend span{display:inline-flex;align-items:center;gap:6px;min-height:34px;padding:2px 10px;border-radius:17px;
+font:.88rem system-ui,sans-serif;border:1px solid var(--line);background:var(--page);
+color:var(--ink);max-width:100%;overflow-wrap:anywhere;text-align:left}
 .legend button{cursor:pointer}.legend button[aria-pressed=true]{border-color:var(--ink);background:var(--code);font-weight:600}
 .legend svg{width:14px;height:14px;flex:none}.legend i{font-style:normal;color:var(--quiet)}
 """
@@ -77,7 +79,7 @@ def scatter(points: Points, alternative: str) -> str:
     """
     zoom = "".join(
         f'<button type="button" class="{kind}" aria-label="{label}">{sign}</button>'
-        for kind, label, sign in (("in", "enlarge", "+"), ("out", "make smaller", "−"), ("all", "show everything", "all"))
+        for kind, label, sign in (("in", "enlarge", "+"), ("out", "make smaller", "\N{MINUS SIGN}"), ("all", "show everything", "all"))
     )
     card = '<div class="card" hidden aria-live="polite"></div>'
     shown = f'<canvas tabindex="0" role="img" aria-label="{escape(alternative)}"></canvas>'

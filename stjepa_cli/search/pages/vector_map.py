@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.files import write_atomic
@@ -77,7 +78,7 @@ def write_map(
     *,
     method: str = "pca",
     color: str = FOLDER,
-    most_thumbnails: int = 1000,
+    most_thumbnails: int = 2000,
     runtime: Runtime = Runtime(),
 ) -> Mapped:
     """Draw a map of a table.
@@ -88,7 +89,7 @@ def write_map(
         command: Command that repeats it, for the foot of the page.
         method: `pca` or `umap`.
         color: A column of the table other than vectors, or `folder`, the name of the folder that a file is in.
-        most_thumbnails: Most pictures in the page; a picture takes about 3 kB.
+        most_thumbnails: Most pictures in the page; a picture takes about 2 kB.
         runtime: Decoding threads and progress.
 
     Raises:
@@ -140,7 +141,7 @@ def colours_of(rows: Sequence[Row], color: str) -> _Colouring:
     types = fields() | {FOLDER: str}
     if color not in types:
         raise ConfigError("nothing to colour by", got=color, expected="one of " + ", ".join(types))
-    values = [folder_of(row) if color == FOLDER else getattr(row, color) for row in rows]
+    values: list[Any] = [folder_of(row) if color == FOLDER else getattr(row, color) for row in rows]
     if types[color] is str:
         return _by_text(["" if value is None else str(value) for value in values])
     return _by_number(values)
@@ -185,7 +186,7 @@ def _body(mapped: Mapped, points: Points, command: str) -> Iterator[str]:
     yield html.heading(f"Map of {mapped.points:,} videos" if mapped.points > 1 else "Map of one video", 1)
     yield html.paragraph(
         "Videos that the model finds alike are close. Point at one or tap it to see it, with lines to those that are nearest by all "
-        "channels. A colour in the legend makes its videos stand out; Ctrl and the wheel, or + and −, enlarge the map."
+        "channels. A colour in the legend makes its videos stand out; Ctrl and the wheel, or + and \N{MINUS SIGN}, enlarge the map."
     )
     yield scatter(points, f"Map of {mapped.points:,} videos by likeness, coloured by {mapped.color}. Arrow keys go from one to the next.")
     if mapped.explained is None:

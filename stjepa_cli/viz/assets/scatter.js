@@ -41,7 +41,7 @@
   function draw() {
     pen.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     pen.clearRect(0, 0, width, height);
-    const groups = [...data.rows.keys()].reverse();  // the rest first, the largest group last
+    const groups = [data.legend, ...Array(data.legend).keys()];  // the rest and large groups first, small ones above them
     groups.filter(group => !stands(group)).forEach(drawGroup);
     groups.filter(stands).forEach(drawGroup);
     pen.globalAlpha = 1;
