@@ -41,7 +41,7 @@ border-radius:4px;background:var(--code);margin-bottom:4px}.map .card .none{bord
 font:.88rem system-ui,sans-serif;border:1px solid var(--line);background:var(--page);
 color:var(--ink);max-width:100%;overflow-wrap:anywhere;text-align:left}
 .legend button{cursor:pointer}.legend button[aria-pressed=true]{border-color:var(--ink);background:var(--code);font-weight:600}
-.legend svg{width:14px;height:14px;flex:none}.legend i{font-style:normal;color:var(--quiet)}
+.legend span:first-child{border:0;padding-left:0;color:var(--quiet)}.legend svg{width:14px;height:14px;flex:none}.legend i{font-style:normal;color:var(--quiet)}
 """
 
 
@@ -58,6 +58,7 @@ class Points:
         ordered: Whether the entries are steps of a scale, which get shades of one colour.
         near: Indices of the nearest points of each point, by what the map was drawn from; may be empty.
         thumbnails: WebP pictures by index of the point; empty bytes for a picture that could not be made.
+        meaning: What the legend's entries are values of.
     """
 
     xy: Sequence[tuple[float, float]]
@@ -68,6 +69,7 @@ class Points:
     ordered: bool = False
     near: Sequence[Sequence[int]] = ()
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    meaning: str = ""
 
 
 def scatter(points: Points, alternative: str) -> str:
@@ -87,7 +89,7 @@ def scatter(points: Points, alternative: str) -> str:
     inert = data.replace("<", "\\u003c")  # no text of a file name can end the element
     return (
         f'<div class="map">{shown}<div class="zoom">{zoom}</div>{card}</div>{_legend(points)}'
-        f'<script type="application/json" id="points">{inert}</script>'
+        f'<script type="application/json" id="points">{inert}</script><noscript><p>The map needs JavaScript.</p></noscript>'
     )
 
 
@@ -121,13 +123,14 @@ def _legend(points: Points) -> str:
     counts = [0] * (len(points.legend) + 1)
     for group in points.groups:
         counts[group] += 1
+    head = f"<span>{escape(points.meaning)}</span>" if points.meaning else ""
     entries = [
         f'<button type="button" aria-pressed="false">{_swatch(i, points.ordered)}{escape(name)} <i>{counts[i]:,}</i></button>'
         for i, name in enumerate(points.legend)
     ]
     if counts[-1] and points.legend:
         entries.append(f"<span>{_drawn('var(--other)', 0)}others <i>{counts[-1]:,}</i></span>")
-    return f'<div class="legend">{"".join(entries)}</div>' if entries else ""
+    return f'<div class="legend">{head}{"".join(entries)}</div>' if entries else ""
 
 
 def _swatch(number: int, ordered: bool) -> str:

@@ -112,6 +112,7 @@ def write_map(
         colouring.ordered,
         nearest(gathered.vectors, NUM_NEAR).tolist(),
         pictures,
+        color,
     )
     mapped = Mapped(
         table=gathered.table,
@@ -168,7 +169,9 @@ def _by_number(values: Sequence[float | None]) -> _Colouring:
 def _value(row: Row, color: str) -> list[str]:
     """Return what the colour of a row stands for, as a note below its picture."""
     value = folder_of(row) if color == FOLDER else getattr(row, color)
-    return [f"{value:.4g}" if isinstance(value, float) else str(value)] if value not in (None, "") else []
+    if value in (None, ""):
+        return []
+    return [str(value) if color == FOLDER else f"{color} {value:.4g}" if isinstance(value, float) else f"{color} {value}"]
 
 
 def _pictures(rows: Sequence[Row], most: int, runtime: Runtime) -> tuple[dict[int, bytes], int]:
