@@ -16,6 +16,7 @@ from stjepa_cli.commands import (
     console,
     demo,
     download_check,
+    embed,
     export,
     infer,
     inspect,
@@ -57,6 +58,7 @@ app.add_typer(infer.app, name="infer")
 app.add_typer(inspect.app, name="inspect")
 report.register(app)
 export.register(app)
+embed.register(app)
 search.register(app)
 search_pages.register(app)
 demo.register(app)

@@ -197,8 +197,9 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, place: UPath, block_bytes: int | None = None) -> None:
+        options: dict[str, Any] = {"block_size": block_bytes} if block_bytes else {}
         with driver_errors():
-            self._file: Any = place.open("rb", **({"block_size": block_bytes} if block_bytes else {}))
+            self._file: Any = place.open("rb", **options)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")

@@ -19,7 +19,7 @@ class Part:
 
     Attributes:
         start_seconds: Its start.
-        end_seconds: Its end, None for the end of the video.
+        end_seconds: Its end, None for the end of the video; the start again for a moment.
     """
 
     start_seconds: float = 0.0
@@ -58,13 +58,19 @@ class Framing:
         if self.strategy == "window" and self.stride_seconds is not None:
             raise ConfigError("a window is one moment of a video, which cannot be cut into parts", fix="Leave out --stride.")
 
-    def parts(self, duration_seconds: float | None) -> tuple[Part, ...]:
-        """Return the whole video and its parts.
+    def parts(self, duration_seconds: float | None, center_seconds: float | None = None) -> tuple[Part, ...]:
+        """Return the whole video and its parts; for windows the moment alone, a part that ends where it starts.
 
         ```text
         8 s, stride 3, length 4    0...........8    0....4    3....7    6..8     the last one ends with the video
         ```
+
+        Args:
+            duration_seconds: Length of the video, or None if it is not known.
+            center_seconds: The moment of a window.
         """
+        if self.strategy == "window" and center_seconds is not None:
+            return (Part(center_seconds, center_seconds),)
         return (WHOLE, *self._cut(duration_seconds))
 
     def _cut(self, duration_seconds: float | None) -> Iterator[Part]:
@@ -80,14 +86,12 @@ class Framing:
             if end >= duration_seconds - _CLOSE:
                 return
 
-    def name(self, center_seconds: float | None) -> str:
-        """Return the strategy as a row keeps it, with the moment of a window."""
-        return self.strategy if self.strategy != "window" or center_seconds is None else f"window {center_seconds:g}"
+
+ALL = Framing()
+"""Frames spread over the whole video."""
 
 
-def frames_of(
-    part: Part, spec: ClipSpec, framing: Framing, *, num_frames: int, fps: float, center_seconds: float | None = None
-) -> tuple[int, ...]:
+def frames_of(part: Part, spec: ClipSpec, framing: Framing, *, num_frames: int, fps: float) -> tuple[int, ...]:
     """Choose the frames that stand for a part.
 
     Args:
@@ -96,7 +100,6 @@ def frames_of(
         framing: The strategy.
         num_frames: Number of frames of the video, at least 1.
         fps: Frames per second, 0 if it is not known.
-        center_seconds: The moment of a window; the middle of the video if None.
 
     Returns:
         T frame indices in ascending order, which repeat where the part is short.
@@ -104,15 +107,11 @@ def frames_of(
     Raises:
         ValueError: The moment lies outside the video, or times mean nothing in a video that does not say how fast it is shown.
     """
+    if part.end_seconds == part.start_seconds:
+        return _around(_moment(part.start_seconds, num_frames, fps), spec, num_frames)
     first, last = _range(part, num_frames, fps)
-    count = last - first
-    if framing.strategy == "full":
-        indices = replace(spec, sampling="uniform").frame_indices(count)
-    elif framing.strategy == "window" and center_seconds is not None:
-        indices = _around(_moment(center_seconds, num_frames, fps), spec, count)
-    else:
-        indices = replace(spec, sampling="dense").frame_indices(count)
-    return tuple(first + i for i in indices)
+    sampling = "uniform" if framing.strategy == "full" else "dense"
+    return tuple(first + i for i in replace(spec, sampling=sampling).frame_indices(last - first))
 
 
 def _range(part: Part, num_frames: int, fps: float) -> tuple[int, int]:

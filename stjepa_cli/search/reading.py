@@ -15,7 +15,7 @@ from stjepa_cli.core.types import ClipRef, ClipSpec, CropBox, digest
 from stjepa_cli.data.containers import reading
 from stjepa_cli.data.video import Video, cut_clips
 from stjepa_cli.encoders.fingerprints import ABSENT, fingerprint
-from stjepa_cli.search.parts import WHOLE, Framing, Part, frames_of
+from stjepa_cli.search.parts import ALL, WHOLE, Framing, Part, frames_of
 from stjepa_cli.search.records import Known, row_id
 
 PARTS_AT_ONCE = 8
@@ -47,6 +47,7 @@ class Reading:
         error: Reason why they could not be read.
         skipped: Number of parts that are known already.
         facts: `duration_seconds`, `fps`, `width` and `height`, as far as they are known.
+        last: True for the last group of parts of a video.
     """
 
     item: Item
@@ -56,6 +57,7 @@ class Reading:
     error: str | None = None
     skipped: int = 0
     facts: Mapping[str, float | int | None] = field(default_factory=dict)
+    last: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Reader:
     """
 
     spec: ClipSpec
-    framing: Framing = Framing()
+    framing: Framing = ALL
     known: Mapping[str, Known] = field(default_factory=dict)
     block_bytes: int | None = None
 
@@ -83,48 +85,41 @@ class Reader:
         """
         look_ahead = runtime.batch_size + 2 * runtime.workers
         if self.framing.stride_seconds is None:
-            yield from ordered_map(self.read, items, num_workers=runtime.workers, look_ahead=look_ahead)
+            whole = lambda item: self.read(item, self.framing.parts(None, item.center_seconds))  # noqa: E731
+            yield from ordered_map(whole, items, num_workers=runtime.workers, look_ahead=look_ahead)
             return
         planned = ordered_map(self._plan, items, num_workers=runtime.workers, look_ahead=2 * runtime.workers)
-        groups = ((item, group) for item, parts in planned for group in _grouped(parts))
+        groups = ((item, *group) for item, parts in planned for group in _grouped(parts))
         look_ahead = -(-runtime.batch_size // PARTS_AT_ONCE) + 2 * runtime.workers
         yield from ordered_map(lambda each: self.read(*each), groups, num_workers=runtime.workers, look_ahead=look_ahead)
 
-    def read(self, item: Item, parts: tuple[Part, ...] = (WHOLE,)) -> Reading:
+    def read(self, item: Item, parts: tuple[Part, ...] = (WHOLE,), last: bool = True) -> Reading:
         """Read those of some parts of a video that are not known yet."""
-        version = ""
+        version, todo, facts = "", parts, dict[str, float | int | None]()
         try:
             place = location(item.uri)
             version = _version(place)
             todo = tuple(part for part in parts if not self._is_done(item, part, version))
             if not todo:
-                return Reading(item, version, skipped=len(parts))
-            clips, facts = self._decode(place, item, todo)
+                return Reading(item, version, skipped=len(parts), last=last)
+            with Video(place, self.block_bytes) as video:
+                facts |= _facts(video)
+                clips = self._cut(video, todo)
             if _version(place) != version:
                 raise VideoError(item.uri, "it has changed while it was read")
         except VideoError as error:
-            return Reading(item, version, parts, error=error.reason)
-        return Reading(item, version, todo, clips, skipped=len(parts) - len(todo), facts=facts)
+            return Reading(item, version, todo, error=error.reason, skipped=len(parts) - len(todo), facts=facts, last=last)
+        return Reading(item, version, todo, clips, skipped=len(parts) - len(todo), facts=facts, last=last)
 
-    def _decode(self, place: Location, item: Item, parts: tuple[Part, ...]) -> tuple[Tensor, dict[str, float | int | None]]:
-        with Video(place, self.block_bytes) as video:
-            side = min(video.height, video.width)
-            crop = CropBox((video.height - side) // 2, (video.width - side) // 2, side, side)
-            try:
-                chosen = [self._frames(part, video, item) for part in parts]
-            except ValueError as error:
-                raise VideoError(item.uri, str(error)) from error
-            clips = cut_clips(video, [ClipRef(place, frames, crop, self.spec.size_px) for frames in chosen])
-            return clips, {
-                "duration_seconds": video.duration_seconds,
-                "fps": video.fps or None,
-                "width": video.width,
-                "height": video.height,
-            }
-
-    def _frames(self, part: Part, video: Video, item: Item) -> tuple[int, ...]:
-        center = item.center_seconds
-        return frames_of(part, self.spec, self.framing, num_frames=video.num_frames, fps=video.fps, center_seconds=center)
+    def _cut(self, video: Video, parts: tuple[Part, ...]) -> Tensor:
+        """Decode a clip per part, uint8 (P, T, 3, S, S)."""
+        side = min(video.height, video.width)
+        crop = CropBox((video.height - side) // 2, (video.width - side) // 2, side, side)
+        try:
+            chosen = [frames_of(part, self.spec, self.framing, num_frames=video.num_frames, fps=video.fps) for part in parts]
+        except ValueError as error:
+            raise VideoError(video.path, str(error)) from error
+        return cut_clips(video, [ClipRef(video.path, frames, crop, self.spec.size_px) for frames in chosen])
 
     def _plan(self, item: Item) -> tuple[Item, tuple[Part, ...]]:
         """Return the parts of a video; one that cannot be read is a whole that cannot be read."""
@@ -140,7 +135,11 @@ class Reader:
 
     def _is_done(self, item: Item, part: Part, version: str) -> bool:
         found = self.known.get(row_id(item.uri, part.start_seconds, part.end_seconds))
-        return found is not None and (found.digest, found.strategy) == (version, self.framing.name(item.center_seconds))
+        return found is not None and found.digest == version
+
+
+def _facts(video: Video) -> dict[str, float | int | None]:
+    return {"duration_seconds": video.duration_seconds, "fps": video.fps or None, "width": video.width, "height": video.height}
 
 
 def _version(place: Location) -> str:
@@ -159,6 +158,7 @@ def _version(place: Location) -> str:
     return found
 
 
-def _grouped(parts: tuple[Part, ...]) -> Iterator[tuple[Part, ...]]:
+def _grouped(parts: tuple[Part, ...]) -> Iterator[tuple[tuple[Part, ...], bool]]:
+    """Yield groups of parts, each with True if it is the last."""
     for start in range(0, len(parts), PARTS_AT_ONCE):
-        yield parts[start : start + PARTS_AT_ONCE]
+        yield parts[start : start + PARTS_AT_ONCE], start + PARTS_AT_ONCE >= len(parts)

@@ -122,10 +122,10 @@ class Row:
         width: Width of a frame as shown, in pixels, or None.
         height: Height of a frame as shown, in pixels, or None.
         start_seconds: Start of the part; 0 for the whole video.
-        end_seconds: End of the part, or None for the whole video, whatever its length.
+        end_seconds: End of the part, or None for the whole video, whatever its length; equal to the start for the moment of a window.
         model: Name of the encoder of the column that was written last.
         model_digest: Digest of that encoder.
-        strategy: Choice of frames of that column, with the centre of a window: `window 12.5`.
+        strategy: Choice of frames of that column.
         status: `ok`, or `error` if the video could not be embedded for that column.
         error: Reason, or None.
         vectors: Vectors by column; None where there is none.

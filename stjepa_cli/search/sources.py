@@ -12,6 +12,8 @@ from typing import Any
 from stjepa_cli.core.errors import ConfigError, StjepaError
 from stjepa_cli.core.locations import Location, absolute, driver_errors, is_local, location
 from stjepa_cli.data.datasets.folder import SUFFIXES
+from stjepa_cli.search.arrow import read_parquet
+from stjepa_cli.search.indexes.lancedb import lance_rows
 from stjepa_cli.search.reading import Item
 
 URI_COLUMN = "uri"
@@ -21,7 +23,7 @@ _MAGIC = frozenset("*?[")
 
 
 def list_items(sources: Sequence[str], *, uri_column: str = URI_COLUMN, center: str | None = None, limit: int | None = None) -> list[Item]:
-    """List the videos of sources in their order, each once.
+    """List the videos of sources in their order, each once, or once for each of its moments.
 
     Args:
         sources: Files, folders (searched below, too), globs, URLs of either, and tables: `.csv`, `.parquet`, `.lance`.
@@ -34,14 +36,14 @@ def list_items(sources: Sequence[str], *, uri_column: str = URI_COLUMN, center: 
         NotReadyError: The driver of a URL, or the package that reads a table, is missing.
         StjepaError: A source cannot be read.
     """
-    found: dict[str, Item] = {}
+    found: dict[Item, None] = {}
     moment = _seconds(center)
     for source in sources:
         for item in _items(source, uri_column, center if moment is None else None, moment):
-            found.setdefault(item.uri, item)
+            found[item] = None
             if limit is not None and len(found) == limit:
-                return list(found.values())
-    return list(found.values())
+                return list(found)
+    return list(found)
 
 
 def _items(source: str, uri_column: str, center_column: str | None, moment: float | None) -> Iterator[Item]:
@@ -94,7 +96,7 @@ def _videos(source: str, found: Sequence[Location]) -> list[Location]:
 
 def _table_items(source: str, suffix: str, uri_column: str, center_column: str | None, moment: float | None) -> Iterator[Item]:
     place = location(source)
-    rows = _csv_rows(place) if suffix == ".csv" else _arrow_rows(source, suffix)
+    rows = _rows(place, suffix, [column for column in (uri_column, center_column) if column is not None])
     for number, row in enumerate(rows, start=1):
         for column in (uri_column, center_column):
             if column is not None and column not in row:
@@ -109,6 +111,14 @@ def _table_items(source: str, suffix: str, uri_column: str, center_column: str |
         yield Item(_resolved(str(uri), place), center)
 
 
+def _rows(place: Location, suffix: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    if not place.exists():
+        raise ConfigError("there is no such table", got=str(place))
+    if suffix == ".csv":
+        return _csv_rows(place)
+    return lance_rows(str(place), columns) if suffix == ".lance" else read_parquet(place, columns)
+
+
 def _resolved(uri: str, table: Location) -> str:
     """Return a path of a table as one that counts from anywhere."""
     place = location(uri)
@@ -121,13 +131,6 @@ def _csv_rows(place: Location) -> Iterator[Mapping[str, Any]]:
             yield from csv.DictReader(file)
     except (OSError, ValueError, csv.Error) as error:
         raise StjepaError(f"{place} cannot be read as CSV", got=error) from error
-
-
-def _arrow_rows(source: str, suffix: str) -> Iterator[Mapping[str, Any]]:
-    from stjepa_cli.search.indexes.lancedb import lance_batches, parquet_batches
-
-    for batch in (lance_batches if suffix == ".lance" else parquet_batches)(source):
-        yield from batch
 
 
 def _seconds(text: str | None) -> float | None:

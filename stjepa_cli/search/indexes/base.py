@@ -77,8 +77,9 @@ class Index(ABC):
         """Write rows and their vectors of one column, all or none of them.
 
         A row that exists is replaced; what it holds in other columns stays, unless its digest has changed: then those vectors are of
-        another video, and they and their statuses become null. `Row.status` becomes the status of the column. A second process may
-        upsert the same rows at the same time: no row is ever there twice.
+        another video, and they and their statuses become null. An empty digest is no change: the file could not be reached.
+        `Row.status` becomes the status of the column. A second process may upsert the same rows at the same time: no row is ever there
+        twice.
 
         Args:
             rows: Rows without repetition; each has a vector of `column`, or None if its status is `error`.
@@ -148,6 +149,9 @@ class Index(ABC):
         Raises:
             ConfigError: The condition is not one.
         """
+
+    def tidy(self) -> None:  # noqa: B027
+        """Tidy up after many writes, for databases that do not do so by themselves."""
 
     @abstractmethod
     def close(self) -> None:

@@ -11,16 +11,16 @@ there is no lock, and one process writes at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install, storage_errors
 from stjepa_cli.core.locations import is_folder, is_local, location, names
+from stjepa_cli.search import arrow
 from stjepa_cli.search.filters import fields, parse
 from stjepa_cli.search.indexes.base import NEAREST, Built, Index
 from stjepa_cli.search.records import FIXED, OK, Column, Known, Row, Vector
@@ -35,8 +35,6 @@ REFINE = 20
 
 _SUFFIX = ".lance"
 _WAIT_S = 600.0
-_FLOATS = ("duration_seconds", "fps", "start_seconds", "end_seconds")
-_INTS = ("width", "height")
 _ID = re.compile("[0-9a-f]{32}")
 _FAILURES = (ValueError, RuntimeError, OSError)
 
@@ -55,31 +53,25 @@ class LanceIndex(Index):
         if not create and not is_folder(location(folder) / f"{name}{_SUFFIX}"):
             fix = "Make it with `stjepa embed SOURCE --model MODEL --table " + place + "`."
             raise ConfigError("there is no table at this place", got=place, fix=fix)
-        lancedb, arrow = _libraries()
+        lancedb = _library()
         with _failures(f"the table {place} cannot be opened"):
             database = lancedb.connect(folder, read_consistency_interval=timedelta(0))
             with _turn(_lock(folder, name) if create else None, place):
-                if create:
-                    table = database.create_table(name, schema=arrow.schema(_fixed_fields(arrow)), exist_ok=True)
-                else:
-                    table = database.open_table(name)
-        _check_schema(table.schema, place)
+                exists = is_folder(location(folder) / f"{name}{_SUFFIX}")
+                table = database.open_table(name) if exists else database.create_table(name, schema=arrow.fixed_schema())
+        arrow.check_schema(table.schema, place)
         return cls(table, folder, name)
 
     def columns(self) -> dict[str, Column]:
-        fields = [field for field in self._table.schema if field.metadata and b"model_digest" in field.metadata]
-        found = [Column.of({key.decode(): value.decode() for key, value in field.metadata.items()}) for field in fields]
-        return {column.name: column for column in found}
+        return arrow.columns_of(self._table.schema)
 
     def add_column(self, column: Column) -> None:
-        _, arrow = _libraries()
         with self._writing():
             if (mine := self.columns().get(column.name)) is not None:
                 return mine.check_same(column, self.name)
             if column.name in self._table.schema.names:
                 raise ConfigError(f"column {column.name} of {self.name} holds no vectors", fix="Choose another --column.")
-            vectors = arrow.field(column.name, _type(arrow, column), metadata=column.metadata())
-            self._table.add_columns([vectors, arrow.field(column.status, arrow.string())])
+            self._table.add_columns(arrow.column_fields(column))
 
     def known(self, column: str) -> dict[str, Known]:
         status = self._column(column).status
@@ -94,13 +86,9 @@ class LanceIndex(Index):
     def upsert(self, rows: Sequence[Row], column: str) -> None:
         if not rows:
             return
-        _, arrow = _libraries()
         mine = self._column(column)
-        values: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in FIXED}
-        values[mine.name] = _array(arrow, mine, [_checked(row, mine) for row in rows])
-        values[mine.status] = values["status"]
-        schema = arrow.schema([self._table.schema.field(name) for name in values])
-        table = arrow.table(values, schema=schema)
+        statuses = [replace(row, statuses={column: row.status}) for row in rows]
+        table = arrow.to_table(statuses, [mine])
         with self._writing():
             self._forget_other_vectors(rows, mine)
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -111,7 +99,7 @@ class LanceIndex(Index):
         others = [other for other in self.columns().values() if other.name != mine.name]
         if not others:
             return
-        digests = {row.id: row.digest for row in rows}
+        digests = {row.id: row.digest for row in rows if row.digest}
         stored = self._table.search().where(_among(digests)).select(["id", "digest"]).to_list()
         changed = [row["id"] for row in stored if row["digest"] != digests[row["id"]]]
         if changed:
@@ -133,7 +121,7 @@ class LanceIndex(Index):
         query = query.where(condition) if condition else query
         with self._reading():
             for batch in query.to_batches(batch_size=batch_size):
-                yield from _rows(batch, wanted)
+                yield from arrow.to_rows(batch, wanted)
 
     def get(self, row_id: str, columns: Sequence[str] = ()) -> Row | None:
         if not _ID.fullmatch(row_id):
@@ -151,7 +139,7 @@ class LanceIndex(Index):
         with self._reading():
             batch = query.to_arrow()
         distances = batch.column("_distance").to_pylist()
-        return [(row, max(0.0, distance)) for row, distance in zip(_rows(batch, []), distances, strict=True)]
+        return [(row, max(0.0, distance)) for row, distance in zip(arrow.to_rows(batch, []), distances, strict=True)]
 
     def build_index(self, column: str) -> Built:
         mine = self._searchable(column)
@@ -251,75 +239,32 @@ def _failures(what: str) -> Iterator[None]:
         raise StjepaError(f"{what}: {reason}") from error
 
 
-def _libraries() -> tuple[Any, Any]:
+def _library() -> Any:
     try:
         import lancedb
-        import pyarrow
     except ImportError as error:
         raise NotReadyError("LanceDB is not installed", fix=how_to_install(extra="search")) from error
-    return lancedb, pyarrow
+    return lancedb
 
 
-def _fixed_fields(arrow: Any) -> list[Any]:
-    types = dict.fromkeys(_FLOATS, arrow.float64()) | dict.fromkeys(_INTS, arrow.int32())
-    return [arrow.field(name, types.get(name, arrow.string())) for name in FIXED]
+def lance_rows(place: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of any Lance table, those of `columns` that it has.
 
-
-def _check_schema(schema: Any, place: str) -> None:
-    missing = [name for name in FIXED if name not in schema.names]
-    if missing:
-        fix = "Name another table."
-        raise ConfigError(f"{place} is a table of another schema", got="no " + ", ".join(missing), expected=", ".join(FIXED), fix=fix)
-
-
-def _type(arrow: Any, column: Column) -> Any:
-    vector = arrow.list_(arrow.float32(), column.dim)
-    return vector if column.kind == "clip" else arrow.list_(vector)
-
-
-def _checked(row: Row, column: Column) -> Vector | None:
-    vector = row.vectors.get(column.name)
-    if vector is None:
-        return None
-    if vector.ndim != (1 if column.kind == "clip" else 2) or vector.shape[-1] != column.dim:
-        got, expected = f"shape {tuple(vector.shape)}", f"width {column.dim}"
-        raise ConfigError(f"{row.uri}: its vectors do not fit column {column.name}", got=got, expected=expected)
-    return vector
-
-
-def _array(arrow: Any, column: Column, vectors: Sequence[Vector | None]) -> Any:
-    """Return vectors as an Arrow array, without a Python object per number."""
-    missing = np.array([vector is None for vector in vectors])
-    if column.kind == "clip":
-        whole = np.zeros((len(vectors), column.dim), np.float32)
-        for i, vector in enumerate(vectors):
-            if vector is not None:
-                whole[i] = vector
-        return arrow.FixedSizeListArray.from_arrays(whole.ravel(), column.dim, mask=arrow.array(missing))
-    found = [np.asarray(vector, np.float32) for vector in vectors if vector is not None]
-    flat = np.concatenate(found) if found else np.zeros((0, column.dim), np.float32)
-    values = arrow.FixedSizeListArray.from_arrays(flat.ravel(), column.dim)
-    ends = np.cumsum([0, *(0 if vector is None else len(vector) for vector in vectors)])
-    return arrow.ListArray.from_arrays(arrow.array(ends, arrow.int32()), values, mask=arrow.array(missing))
-
-
-def _rows(batch: Any, columns: Sequence[Column]) -> Iterator[Row]:
-    """Yield the rows of an Arrow batch or table."""
-    values = {name: batch.column(name).to_pylist() for name in FIXED if name != "id"}
-    vectors = {column.name: batch.column(column.name) for column in columns}
-    statuses = {column.name: batch.column(column.status).to_pylist() for column in columns}
-    for i in range(batch.num_rows):
-        fixed = {name: found[i] for name, found in values.items()}
-        mine = {column.name: _vector(vectors[column.name][i], column) for column in columns}
-        yield Row(**fixed, vectors=mine, statuses={name: found[i] for name, found in statuses.items()})
-
-
-def _vector(scalar: Any, column: Column) -> Vector | None:
-    if not scalar.is_valid:
-        return None
-    flat = scalar.values if column.kind == "clip" else scalar.values.flatten()
-    numbers: Vector = flat.to_numpy(zero_copy_only=False).astype(np.float32)
-    return numbers if column.kind == "clip" else numbers.reshape(-1, column.dim)
+    Raises:
+        ConfigError: There is no such table.
+        StjepaError: It cannot be read.
+    """
+    folder, name = split_place(place)
+    if not is_folder(location(folder) / f"{name}{_SUFFIX}"):
+        raise ConfigError("there is no table at this place", got=place)
+    lancedb = _library()
+    with _failures(f"{place} cannot be read"):
+        table = lancedb.connect(folder).open_table(name)
+        wanted = [each for each in table.schema.names if each in columns]
+        if len(wanted) < len(columns):
+            yield dict.fromkeys(table.schema.names)
+        for batch in table.search().select(wanted).to_batches():
+            yield from batch.to_pylist()
 
 
 def _among(ids: Any) -> str:

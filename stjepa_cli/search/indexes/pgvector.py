@@ -86,7 +86,7 @@ class PgvectorIndex(Index):
         others = [name for other in self.columns().values() if other.name != column for name in (other.name, other.status)]
         written = [*FIXED, mine.name, mine.status]
         taken = [f"{_quoted(name)} = EXCLUDED.{_quoted(name)}" for name in written if name != "id"]
-        kept = [f"{_quoted(n)} = CASE WHEN old.digest = EXCLUDED.digest THEN old.{_quoted(n)} END" for n in others]  # else NULL
+        kept = [f"{_quoted(n)} = CASE WHEN EXCLUDED.digest IN (old.digest, '') THEN old.{_quoted(n)} END" for n in others]  # else NULL
         asked = (
             f"INSERT INTO {self._table} AS old ({', '.join(map(_quoted, written))}) VALUES ({', '.join(['%s'] * len(written))}) "
             f"ON CONFLICT (id) DO UPDATE SET {', '.join(taken + kept)}"

@@ -57,6 +57,11 @@ class IndexContract:
         with pytest.raises(ConfigError, match="no table"):
             open_index(place)
 
+    def test_a_table_that_is_there_is_opened_with_all_that_it_holds(self, place: str, index: Index) -> None:
+        index.upsert([row(1)], "first")
+        with open_index(place, create=True) as again:
+            assert (again.count(), set(again.known("first"))) == (1, {row(1).id})
+
     def test_a_column_keeps_where_its_vectors_come_from(self, place: str, index: Index) -> None:
         index.add_column(TOKENS)
         with open_index(place) as again:
@@ -122,6 +127,12 @@ class IndexContract:
         found = index.get(row(1).id, ("first",))
         assert found is not None
         assert (found.vectors["first"], found.statuses["first"]) == (None, None)
+
+    def test_a_video_that_cannot_be_reached_keeps_what_other_columns_hold(self, index: Index) -> None:
+        index.add_column(TOKENS)
+        index.upsert([row(1)], "first")
+        index.upsert([row(1, TOKENS, digest="", status="error")], "tokens")
+        assert set(index.known("first")) == {row(1).id}
 
     def test_a_failure_in_one_column_leaves_another_alone(self, index: Index) -> None:
         index.add_column(TOKENS)
