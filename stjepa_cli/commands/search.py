@@ -51,6 +51,7 @@ def search(
         Path | None, typer.Option(metavar="PAGE", help="Also write a page with short loops of what was found.", show_default="no page")
     ] = None,
     pgvector: options.Pgvector = None,
+    model: Annotated[str | None, typer.Option(help="Model of the column, if it has moved.", show_default="that of the column")] = None,
     workers: options.Workers = 4,
     device: options.Device = "auto",
     as_json: options.Json = False,
@@ -62,8 +63,9 @@ def search(
 
         runtime = Runtime(device, workers, progress=progress)
         with open_index(options.table_place(table, pgvector)) as index:
-            found = find(index, query, column=column, top=top, where=where, runtime=runtime)
-        chosen = {"--column": column, "--top": top, "--where": where, "--html": html, "--pgvector": pgvector and "DSN"}
+            found = find(index, query, column=column, top=top, where=where, model=model, runtime=runtime)
+        chosen = {"--column": column, "--top": top, "--where": where, "--html": html, "--model": model}
+        chosen["--pgvector"] = pgvector and "DSN"
         given = [part for name, value in chosen.items() if value is not None for part in (name, str(value))]  # a DSN may hold a password
         again = shlex.join(["stjepa", "search", table, query, *given])
         missing = 0 if html is None else write_found(html, found, again, workers=workers, progress=progress)
