@@ -141,13 +141,13 @@ class IndexContract:
         assert set(index.known("first")) == {row(1).id}
         assert [found.id for found, _ in index.search(vector(1), "first")] == [row(1).id]
 
-    @pytest.mark.parametrize("name", ["video_embedding", "vector", "plain"])
-    def test_a_failure_beside_vectors_is_written_whatever_the_column_is_called(self, index: Index, name: str) -> None:
-        column = Column(name, "clip", 384, "hog", "c" * 64)
+    @pytest.mark.parametrize("called", ["video_embedding", "vector", "plain"])
+    def test_a_failure_beside_vectors_is_written_whatever_the_column_is_called(self, index: Index, called: str) -> None:
+        column = Column(called, "clip", 384, "hog", "c" * 64)
         index.add_column(column)
-        wide = dataclasses.replace(row(1), vectors={name: np.ones(384, np.float32)})
-        index.upsert([wide, dataclasses.replace(row(2, status="error"), vectors={name: None})], name)
-        found = {each.uri: each.vectors[name] is None for each in index.rows(columns=(name,))}
+        wide = dataclasses.replace(row(1), vectors={called: np.ones(384, np.float32)})
+        index.upsert([wide, dataclasses.replace(row(2, status="error"), vectors={called: None})], called)
+        found = {each.uri: each.vectors[called] is None for each in index.rows(columns=(called,))}
         assert found == {"/clips/1.mp4": False, "/clips/2.mp4": True}
 
     def test_vectors_of_another_width_are_refused_and_nothing_is_written(self, index: Index) -> None:
