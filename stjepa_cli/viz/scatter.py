@@ -41,7 +41,8 @@ border-radius:4px;background:var(--code);margin-bottom:4px}.map .card .none{bord
 font:.88rem system-ui,sans-serif;border:1px solid var(--line);background:var(--page);
 color:var(--ink);max-width:100%;overflow-wrap:anywhere;text-align:left}
 .legend button{cursor:pointer}.legend button[aria-pressed=true]{border-color:var(--ink);background:var(--code);font-weight:600}
-.legend span:first-child{border:0;padding-left:0;color:var(--quiet)}.legend svg{width:14px;height:14px;flex:none}.legend i{font-style:normal;color:var(--quiet)}
+.legend span:first-child{border:0;padding-left:0;color:var(--quiet)}
+.legend svg{width:14px;height:14px;flex:none}.legend i{font-style:normal;color:var(--quiet)}
 """
 
 

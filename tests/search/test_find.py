@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from stjepa_cli.core.errors import ConfigError, StjepaError
@@ -122,7 +124,7 @@ def test_a_column_of_tokens_is_refused_with_what_to_do(videos: Path, tmp_path: P
         (np.array([{}] * 420, dtype=object), "is no file of numbers"),
     ],
 )
-def test_a_bad_vector_is_one_sentence(table: str, tmp_path: Path, content: np.ndarray[tuple[int, ...], np.dtype[np.float64]], message: str) -> None:
+def test_a_bad_vector_is_one_sentence(table: str, tmp_path: Path, content: npt.NDArray[Any], message: str) -> None:
     np.save(tmp_path / "bad.npy", content, allow_pickle=True)
     with pytest.raises(StjepaError, match=message):
         search(table, tmp_path / "bad.npy")
