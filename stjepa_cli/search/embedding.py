@@ -61,7 +61,8 @@ class Recipe:
             model: Its name, as the table keeps it.
         """
         dim = pooling.pooled_dim(encoder.dim, self.pool)
-        return Column(self.column, self.output, dim, model, encoder.digest, self.pool, self.framing.strategy)
+        num_frames = encoder.clip.num_frames
+        return Column(self.column, self.output, dim, model, encoder.digest, self.pool, self.framing.strategy, num_frames)
 
     def vectors(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
         """Return what the column holds of tokens (P, N, D): float32 (P, D), (P, t, D) or (P, N, D)."""

@@ -25,6 +25,7 @@ from stjepa_cli.search.records import FIXED, Column
 
 MAX_LETTERS = 4000
 MAX_DEPTH = 40
+MOST_INT = 2**31
 EXAMPLE = "duration_seconds > 3 and uri like '%.mp4'"
 
 Value = str | float | int
@@ -217,6 +218,10 @@ class _Parser:
         number = float(token)
         if number in (float("inf"), float("-inf")):
             raise self._error(token, "a finite number")
+        if self._columns[name] is int:  # a database may refuse other numbers for such a column
+            if number != int(number) or abs(number) >= MOST_INT:
+                raise self._error(token, f"a whole number below {MOST_INT:,} for {name}")
+            return Literal(int(number))
         return Literal(int(token) if re.fullmatch(r"[+-]?\d{1,18}", token) else number)
 
     def _peek(self) -> str:

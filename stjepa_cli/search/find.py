@@ -16,6 +16,7 @@ from stjepa_cli.core.locations import is_local, location
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.search import pooling
 from stjepa_cli.search.encoder import Encoder
+from stjepa_cli.search.filters import fields, parse
 from stjepa_cli.search.indexes.base import NEAREST, Index
 from stjepa_cli.search.parts import Framing
 from stjepa_cli.search.reading import Item, Reader
@@ -94,7 +95,14 @@ class Found:
 
 
 def find(
-    index: Index, query: str, *, column: str | None = None, top: int = NEAREST, where: str | None = None, runtime: Runtime = Runtime()
+    index: Index,
+    query: str,
+    *,
+    column: str | None = None,
+    top: int = NEAREST,
+    where: str | None = None,
+    model: str | None = None,
+    runtime: Runtime = Runtime(),
 ) -> Found:
     """Search a table.
 
@@ -104,6 +112,7 @@ def find(
         column: Column of vectors; None for the only one, or `video_embedding`.
         top: Greatest number of results.
         where: Condition on the rows, in the grammar of `filters`.
+        model: For a video: the model of the column, if it has moved; None for the name that the column keeps.
         runtime: For a video: device and progress.
 
     Returns:
@@ -116,7 +125,9 @@ def find(
         VideoError: The video cannot be used.
     """
     chosen = choose_column(index, column)
-    asked, vector = _resolve(index, chosen, query, runtime)
+    if where is not None:
+        parse(where, fields(index.columns().values()))  # before a model is loaded for it
+    asked, vector = _resolve(index, chosen, query, model, runtime)
     started = time.perf_counter()
     is_row = asked.kind == "row"
     found = index.search(vector, chosen.name, top + is_row, where=where)
@@ -156,11 +167,13 @@ def unit(vector: Vector, what: str) -> Vector:
     """
     length = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(length) or length == 0:
-        raise ConfigError(f"{what} has no direction to search in", got="a vector of zeros" if length == 0 else "numbers that are not finite")
+        raise ConfigError(
+            f"{what} has no direction to search in", got="a vector of zeros" if length == 0 else "numbers that are not finite"
+        )
     return (vector / length).astype(np.float32)
 
 
-def _resolve(index: Index, column: Column, query: str, runtime: Runtime) -> tuple[Query, Vector]:
+def _resolve(index: Index, column: Column, query: str, model: str | None, runtime: Runtime) -> tuple[Query, Vector]:
     """Tell what a query is: a file that exists, else the id of a row."""
     place = location(query)
     exists = not is_local(place) or place.is_file()
@@ -172,8 +185,10 @@ def _resolve(index: Index, column: Column, query: str, runtime: Runtime) -> tupl
         assert vector is not None
         return Query("row", row.id, row), unit(vector, query)
     if not exists:
-        raise ConfigError("no such file, and not the id of a row", got=query, expected="a video, a row id of 8 to 32 hex digits, or a .npy file")
-    return _embed(query, column, runtime)
+        raise ConfigError(
+            "no such file, and not the id of a row", got=query, expected="a video, a row id of 8 to 32 hex digits, or a .npy file"
+        )
+    return _embed(query, column, model or column.model, runtime)
 
 
 def _row(index: Index, column: Column, prefix: str) -> Row:
@@ -199,10 +214,10 @@ def _read_vector(path: Path, column: Column) -> Vector:
     return vector.reshape(column.dim)
 
 
-def _embed(uri: str, column: Column, runtime: Runtime) -> tuple[Query, Vector]:
+def _embed(uri: str, column: Column, model: str, runtime: Runtime) -> tuple[Query, Vector]:
     """Embed a video as the rows of a column were embedded."""
-    encoder = Encoder.load(column.model, runtime)
-    check_digest(encoder.digest, column)
+    encoder = Encoder.load(model, runtime, column.num_frames or None)
+    check_digest(model, encoder.digest, column)
     place = location(uri)
     name = str(place.absolute()) if is_local(place) else uri
     read = Reader(encoder.clip, Framing(column.strategy)).read(Item(name))
@@ -214,15 +229,20 @@ def _embed(uri: str, column: Column, runtime: Runtime) -> tuple[Query, Vector]:
     return Query("video", uri, Row(name, digest=found.digest, **facts)), unit(vector, uri)
 
 
-def check_digest(digest: str, column: Column) -> None:
+def check_digest(model: str, digest: str, column: Column) -> None:
     """Refuse a model that is not the one that the vectors of a column were made with.
+
+    Args:
+        model: Its name.
+        digest: Its digest.
+        column: The column.
 
     Raises:
         ConfigError: The digests differ; the message names both.
     """
     if digest != column.model_digest:
-        got, expected = f"digest {digest[:12]}", f"digest {column.model_digest[:12]}"
-        fix = "Put the model of the column back, or embed again with `stjepa embed --column NAME`."
-        raise ConfigError(f"{column.model} is no longer the model that column {column.name} was made with", got=got, expected=expected, fix=fix)
-
-
+        got, expected = f"digest {digest[:12]}", f"{column.model} (digest {column.model_digest[:12]})"
+        fix = "Name the right one with --model, or embed again into another --column."
+        raise ConfigError(
+            f"{model} is not the model that column {column.name} was made with", got=got, expected=expected, fix=fix
+        )

@@ -48,6 +48,7 @@ class Column:
         model_digest: sha256 over its weights and the geometry of its clips, 64 hex digits.
         pool: Pooling of the tokens, `none` for tokens.
         strategy: Choice of the frames of a clip: `full`, `centered` or `window`.
+        num_frames: Frames of a clip; 0 where they are the model's own.
 
     Raises:
         ConfigError: The name, kind or width cannot be used.
@@ -60,6 +61,7 @@ class Column:
     model_digest: str
     pool: str = "mean"
     strategy: str = "full"
+    num_frames: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in FIXED or self.name.endswith("_status"):
@@ -87,7 +89,7 @@ class Column:
             KeyError: It does not describe a column.
         """
         texts = {key: metadata[key] for key in ("name", "kind", "model", "model_digest", "pool", "strategy")}
-        return cls(dim=int(metadata["dim"]), **texts)
+        return cls(dim=int(metadata["dim"]), num_frames=int(metadata.get("num_frames", 0)), **texts)
 
     def check_same(self, wanted: Column, table: str) -> None:
         """Refuse to write vectors of another origin into this column; the name of a model may change, its digest may not.

@@ -73,6 +73,24 @@ def near_duplicates(vectors: Tensor, threshold: float, owners: Tensor | None = N
     return Groups(tuple(groups), best)
 
 
+def nearest(vectors: Tensor, count: int) -> Tensor:
+    """Return the indices of the nearest other rows of each row by cosine similarity, int64 (N, K) with K at most `count`.
+
+    Args:
+        vectors: float (N, D).
+        count: Number of neighbours; N - 1 if that is less.
+    """
+    unit = F.normalize(vectors.float(), dim=1)
+    count = min(count, len(unit) - 1)
+    found = [torch.empty(0, count, dtype=torch.int64)]
+    for start in range(0, len(unit), BLOCK):
+        similarity = unit[start : start + BLOCK] @ unit.T
+        rows = torch.arange(len(similarity))
+        similarity[rows, start + rows] = -2.0  # a row is not its own neighbour
+        found.append(similarity.topk(count, dim=1).indices)
+    return torch.cat(found)
+
+
 def plane(vectors: Tensor, method: str = "pca", seed: int = 0) -> Plane:
     """Lay vectors out in two dimensions, so that similar ones are close.
 

@@ -48,6 +48,8 @@ def test_a_condition_is_written_for_both_kinds_of_database(text: str, literal: s
         "fps like '3'",
         "fps = 1e999",
         "fps = nan",
+        "width = 64.5",
+        "width < 1e10",
         "digest = 'a'",
         "fps > 3; drop table videos",
         "fps > 3 -- all",

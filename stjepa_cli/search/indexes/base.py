@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from stjepa_cli.core import plugins
 from stjepa_cli.search.records import Column, Known, Row, Vector
 
 NEAREST = 10
+
+_DSN = re.compile(r"postgres(ql)?://|\s*\w+\s*=.*#\w*$|#")
 
 
 @dataclass(frozen=True)
@@ -184,12 +187,12 @@ class Index(ABC):
 
 
 def open_index(place: str, *, create: bool = False) -> Index:
-    """Open a table: in PostgreSQL if its place is a connection string (`postgresql://`), else in a LanceDB folder.
+    """Open a table: in PostgreSQL if its place is a connection string (`postgresql://...`, `host=...#table`), else in a LanceDB folder.
 
     Raises:
         ConfigError: There is no such table, or it has another schema.
         NotReadyError: A package is missing, or the server does not answer.
     """
-    name = "pgvector" if place.startswith(("postgresql://", "postgres://")) else "lancedb"
+    name = "pgvector" if _DSN.match(place) else "lancedb"
     index: Index = plugins.load("search.indexes", name).open(place, create=create)
     return index

@@ -92,7 +92,7 @@ class LanceIndex(Index):
         with self._writing():
             self._forget_other_vectors(rows, mine)
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(table, on_bad_vectors="null")  # it takes null for bad in columns that are called vector or embedding
+            merge.execute(table, on_bad_vectors="null")  # LanceDB takes a missing vector for a bad one
 
     def _forget_other_vectors(self, rows: Sequence[Row], mine: Column) -> None:
         """Clear what other columns hold of videos whose content has changed. A kill after this loses nothing that was still true."""

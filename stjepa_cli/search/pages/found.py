@@ -8,7 +8,8 @@ from pathlib import Path
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.search.find import Found
-from stjepa_cli.search.pages.previews import Preview, loops, tile
+from stjepa_cli.search.pages.previews import Preview, shown_loops, tile
+from stjepa_cli.search.records import Row
 from stjepa_cli.viz import html
 
 MOST_LOOPS = 60
@@ -27,13 +28,8 @@ def write_found(path: Path, found: Found, command: str, *, workers: int, progres
     Returns:
         The number of videos that cannot be shown; each has a placeholder.
     """
-    asked = [] if found.query.row is None else [found.query.row]
-    rows = [*asked, *(hit.row for hit in found.hits[:MOST_LOOPS])]
-    previews = []
-    with progress.task("loops", total=len(rows), unit="videos") as task:
-        for preview in loops(rows, workers):
-            previews.append(preview)
-            task.advance()
+    rows = _rows(found)
+    previews = shown_loops(rows, workers, progress)
     title = f"Videos like {found.query.name.rstrip('/').rpartition('/')[2]}"
     write_atomic(path, html.page(title, _body(title, found, previews, command)).encode())
     return sum(preview.picture is None for preview in previews)
@@ -52,11 +48,14 @@ def _body(title: str, found: Found, previews: list[Preview], command: str) -> It
         yield html.gallery([tile(found.query.row, left.pop(0), "searched for")])
     if not found.hits:
         yield html.paragraph("No row fits. Ask with another condition, or embed more videos.")
-    shown = [tile(hit.row, preview, f"{i}: {hit.distance:.4f}") for i, (hit, preview) in enumerate(zip(found.hits, left, strict=False), 1)]
+    shown = [
+        tile(hit.row, preview, f"{i}: distance {hit.distance:.4f}")
+        for i, (hit, preview) in enumerate(zip(found.hits, left, strict=False), 1)
+    ]
     yield html.gallery(shown)
     if len(found.hits) > MOST_LOOPS:
         yield html.paragraph(f"The first {MOST_LOOPS} are shown; the table below names all of them.", quiet=True)
-    gone = [f"{row.uri}: {preview.error}" for row, preview in zip(_rows(found), previews, strict=False) if preview.error]
+    gone = [preview.error for preview in previews if preview.error]
     if gone:
         yield html.folded(f"{len(gone)} cannot be shown", map(html.paragraph, gone))
     rows = [(hit.row.uri, f"{hit.distance:.4f}", _times(hit.row.start_seconds, hit.row.end_seconds), hit.row.id) for hit in found.hits]
@@ -65,10 +64,10 @@ def _body(title: str, found: Found, previews: list[Preview], command: str) -> It
     yield html.command(command)
 
 
-def _rows(found: Found) -> Iterator[object]:
-    if found.query.row is not None:
-        yield found.query.row
-    yield from (hit.row for hit in found.hits)
+def _rows(found: Found) -> list[Row]:
+    """Return the rows that the page shows: what was searched for, if it is a video, and the first results."""
+    asked = [] if found.query.row is None else [found.query.row]
+    return [*asked, *(hit.row for hit in found.hits[:MOST_LOOPS])]
 
 
 def _times(start: float, end: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from stjepa_cli.core.errors import StjepaError
 from stjepa_cli.core.locations import location
 from stjepa_cli.core.prefetch import ordered_map
+from stjepa_cli.core.progress import Progress
 from stjepa_cli.data.sampling import evenly
 from stjepa_cli.data.video import Video
 from stjepa_cli.search.records import Row
@@ -48,6 +49,16 @@ def loops(rows: Iterable[Row], workers: int) -> Iterator[Preview]:
 def thumbnails(rows: Iterable[Row], workers: int) -> Iterator[Preview]:
     """Yield the middle frame of each row, in order; `workers` videos are decoded at the same time."""
     return _mapped(rows, 1, THUMBNAIL_PX, workers)
+
+
+def shown_loops(rows: Sequence[Row], workers: int, progress: Progress) -> list[Preview]:
+    """Return a loop of each row, with progress."""
+    previews = []
+    with progress.task("loops", total=len(rows), unit="videos") as task:
+        for preview in loops(rows, workers):
+            previews.append(preview)
+            task.advance()
+    return previews
 
 
 def tile(row: Row, preview: Preview, *words: str) -> html.Tile:
@@ -93,7 +104,5 @@ def _frames(row: Row, num_frames: int, side_px: int) -> Tensor:
         wanted = tuple(evenly(range(first, end), num_frames))
         scale = min(1.0, side_px / max(video.height, video.width))
         size = (max(1, round(video.height * scale)), max(1, round(video.width * scale)))
-        small = [
-            F.interpolate(frame, size=size, mode="bilinear", antialias=True, align_corners=False) for frame in video.runs(wanted, 1)
-        ]
+        small = [F.interpolate(frame, size=size, mode="bilinear", antialias=True, align_corners=False) for frame in video.runs(wanted, 1)]
     return torch.cat(small)

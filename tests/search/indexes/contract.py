@@ -149,6 +149,15 @@ class IndexContract:
         assert set(index.known("first")) == {row(1).id}
         assert [found.id for found, _ in index.search(vector(1), "first")] == [row(1).id]
 
+    @pytest.mark.parametrize("called", ["video_embedding", "vector", "plain"])
+    def test_a_failure_beside_vectors_is_written_whatever_the_column_is_called(self, index: Index, called: str) -> None:
+        column = Column(called, "clip", 384, "hog", "c" * 64)
+        index.add_column(column)
+        wide = dataclasses.replace(row(1), vectors={called: np.ones(384, np.float32)})
+        index.upsert([wide, dataclasses.replace(row(2, status="error"), vectors={called: None})], called)
+        found = {each.uri: each.vectors[called] is None for each in index.rows(columns=(called,))}
+        assert found == {"/clips/1.mp4": False, "/clips/2.mp4": True}
+
     def test_vectors_of_another_width_are_refused_and_nothing_is_written(self, index: Index) -> None:
         bad = dataclasses.replace(row(2), vectors={"first": np.zeros(DIM + 1, np.float32)})
         with pytest.raises(ConfigError, match="do not fit column first"):
@@ -184,6 +193,38 @@ class IndexContract:
         found = index.search(vector(7), "first", top=3, where="duration_seconds > 20")
         assert len(found) == 3
         assert all(each.duration_seconds is not None and each.duration_seconds > 20 for each, _ in found)
+
+    @pytest.mark.parametrize(
+        ("where", "numbers"),
+        [
+            ("duration_seconds >= 2 and duration_seconds < 4", [2, 3]),
+            ("duration_seconds = 1 or duration_seconds in (3, 2.0)", [1, 2, 3]),
+            ("not (duration_seconds > 1)", [0, 1]),
+            ("uri like '%/1_.mp4'", [10, 11]),
+            ("uri not like '/clips/%'", []),
+            ("uri = '/clips/4.mp4'", [4]),
+            ("uri in ('/clips/4.mp4', 'it''s')", [4]),
+            ("width is null", []),
+            ("error is not null", [11]),
+            ("error is null and duration_seconds > 9", [10]),
+            ("fps > 1", []),
+            ("not fps > 1", []),  # unknown is neither true nor false
+            ("width <> 65 and width = 6.4e1 and duration_seconds <= 0", [0]),
+            ("first_status = 'ok' and duration_seconds > 8", [9, 10]),
+            ("uri LIKE '%' AND uri <> '%' AND duration_seconds > 10", [11]),
+        ],
+    )
+    def test_conditions_mean_the_same_everywhere(self, index: Index, where: str, numbers: list[int]) -> None:
+        index.upsert([row(number, status="error" if number == 11 else "ok") for number in range(12)], "first")
+        assert sorted(each.uri for each in index.rows(where=where)) == sorted(f"/clips/{number}.mp4" for number in numbers)
+        assert index.count(where) == len(numbers)
+
+    @pytest.mark.parametrize("value", ["it's", "a\\b", "100%", "%s", 'a"b', "`", "é 日本", "'; DROP TABLE videos; --", "line\nline"])
+    def test_any_text_is_kept_and_found_by_a_condition(self, index: Index, value: str) -> None:
+        index.upsert([dataclasses.replace(row(1), uri=value), row(2)], "first")
+        quoted = value.replace("'", "''")
+        assert [each.uri for each in index.rows(where=f"uri = '{quoted}'")] == [value]
+        assert index.count() == 2
 
     @pytest.mark.parametrize("where", ["duration_seconds >", "1 = 1) OR (1 = 1", "1 = 1; DROP TABLE videos", "nosuch = 3", "uri = 'a' --)"])
     def test_a_hostile_condition_is_refused_in_one_sentence_and_changes_nothing(self, index: Index, where: str) -> None:
