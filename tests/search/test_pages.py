@@ -18,7 +18,7 @@ from stjepa_cli.search.gathered import Duplicates, Gathered, find_duplicates, ga
 from stjepa_cli.search.indexes.base import open_index
 from stjepa_cli.search.pages.found import write_found
 from stjepa_cli.search.pages.groups import write_groups
-from stjepa_cli.search.pages.vector_map import Mapped, colours_of, write_map
+from stjepa_cli.search.pages.vector_map import colours_of, write_map
 from stjepa_cli.search.records import Row
 from stjepa_cli.viz.scatter import MOST_GROUPS, STEPS
 from tests.browser import BROWSER, look, measure
