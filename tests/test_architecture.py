@@ -31,7 +31,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "viz": ("core",),
     "core": (),
 }
-PLUGIN_FOLDERS = ("teachers", "training.objectives", "evaluation.probes", "data.datasets", "cache.engines", "search.indexes")
+PLUGIN_FOLDERS = (
+    "teachers",
+    "training.objectives",
+    "evaluation.probes",
+    "data.datasets",
+    "cache.engines",
+    "search.engines",
+    "search.indexes",
+)
 MOST_FILES = 14
 HOMES = {
     "zarr": {"store/arrays.py"},
@@ -42,7 +50,7 @@ HOMES = {
     "rich": {"commands/console.py", "commands/progress.py"},
     "PIL": {"viz/images.py"},
     "simplejpeg": {"store/frames.py"},
-    "ray": {"cache/engines/ray.py", "search/on_ray.py"},
+    "ray": {"cache/engines/ray.py", "search/engines/ray.py"},
     "huggingface_hub": {"core/hub.py"},
     "onnxruntime": {"models/formats.py"},
     "lancedb": {"search/indexes/lancedb.py"},
@@ -89,7 +97,7 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_one_page_of_files_and_a_docstring_that_says_its_purpose(room: str) -> None:
-    most = MOST_FILES + (2 if room == "commands" else 0)  # one file for each command
+    most = MOST_FILES + (4 if room == "commands" else 0)  # one file for each command
     assert len([path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]) <= most
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     told = ast.get_docstring(tree) or ""
