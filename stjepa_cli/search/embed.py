@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def embed(request: EmbedRequest, runtime: Runtime = Runtime()) -> EmbedResult:
     items = list_items(request.sources, uri_column=request.uri_column, center=request.window_center, limit=request.limit)
     if not items:
         raise ConfigError("there are no videos to embed", got=", ".join(request.sources))
-    with open_index(request.table, create=True) as index:
+    with _cluster(request), open_index(request.table, create=True) as index:
         encoder = Encoder.load(request.model, runtime, request.num_frames)
         column = request.recipe.column_of(encoder, request.model)
         index.add_column(column)
@@ -180,7 +181,16 @@ def _embedded(request: EmbedRequest, encoder: Encoder, column: Column, items: li
     from stjepa_cli.search.on_ray import embed_on_ray
 
     model, runtime = (request.model, request.num_frames), encoder.runtime
-    return embed_on_ray(model, column, request.recipe, items, known=known, address=request.ray_address, runtime=runtime)
+    return embed_on_ray(model, column, request.recipe, items, known=known, runtime=runtime)
+
+
+def _cluster(request: EmbedRequest) -> AbstractContextManager[None]:
+    """Return what connects this process to the cluster of the engine."""
+    if request.engine == "local":
+        return nullcontext()
+    from stjepa_cli.search.on_ray import connected
+
+    return connected(request.ray_address)
 
 
 class _Writer:

@@ -113,8 +113,11 @@ def _rows(reading: Reading, tokens: Tensor | None, grid: TokenGrid, column: Colu
     if tokens is not None:
         vectors = list(recipe.vectors(tokens, grid).cpu().numpy())
     facts: dict[str, Any] = dict(reading.facts)
-    status = ERROR if tokens is None else OK
     for part, vector in zip(reading.parts, vectors, strict=True):
+        error = reading.error
+        if vector is not None and not np.isfinite(vector).all():
+            vector, error = _stand_in(column, recipe.on_error), "the encoder gave numbers that are not finite"
+        status = OK if error is None else ERROR
         yield Row(
             uri=reading.item.uri,
             digest=reading.digest,
@@ -124,7 +127,7 @@ def _rows(reading: Reading, tokens: Tensor | None, grid: TokenGrid, column: Colu
             model_digest=column.model_digest,
             strategy=recipe.framing.strategy,
             status=status,
-            error=reading.error,
+            error=error,
             vectors={column.name: vector},
             statuses={column.name: status},
             **facts,

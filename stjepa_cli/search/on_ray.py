@@ -66,10 +66,9 @@ def embed_on_ray(
     items: Sequence[Item],
     *,
     known: Mapping[str, Known],
-    address: str | None,
     runtime: Runtime,
 ) -> Iterator[Embedded]:
-    """Embed videos on a Ray cluster and yield what became of each, in their order.
+    """Embed videos on the Ray cluster that this process is connected to, and yield what became of each, in their order.
 
     Args:
         model: Name of the encoder, and the number of frames in a clip or None.
@@ -77,39 +76,33 @@ def embed_on_ray(
         recipe: What vectors to make.
         items: The videos, at places that all machines can read.
         known: Rows that are done, by id.
-        address: Address of a running cluster, or None for one that is started here and ends with the run.
         runtime: Device, batch size and threads of a worker.
 
     Raises:
-        NotReadyError: ray is not installed, or the cluster does not answer.
+        ConfigError: A GPU is asked for and the cluster has none.
         StjepaError: A worker has met an error, or was lost.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise NotReadyError("ray is not installed", fix=how_to_install(extra="ray")) from error
+    import ray
     from ray.util import ActorPool
 
     name = str(Path(model[0]).absolute()) if Path(model[0]).exists() else model[0]
-    with _connected(address):
-        count, needs, device = _plan(runtime)
-        worker = ray.remote(Worker).options(**needs)
-        mine = replace(runtime, device=device, progress=SILENT)
-        chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-        actors = [worker.remote(name, model[1], column, recipe, mine) for _ in range(min(count, len(chunks)))]
-        pool = ActorPool(actors)
-        waiting = iter(chunks)
-        try:
-            for _ in range(AHEAD * len(actors)):
-                _submit(pool, waiting, known, recipe)
-            while pool.has_next():
-                answer = pool.get_next()
-                _submit(pool, waiting, known, recipe)
-                if isinstance(answer, StjepaError):
-                    raise answer
-                yield from answer
-        except ray.exceptions.RayActorError as error:
-            raise StjepaError("a worker of the Ray cluster was lost", fix="Run the same command again: it goes on where it was.") from error
+    count, needs, device = _plan(runtime)
+    mine = replace(runtime, device=device, progress=SILENT)
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    worker = ray.remote(Worker).options(**needs)
+    actors = [worker.remote(name, model[1], column, recipe, mine) for _ in range(min(count, len(chunks)))]
+    pool, waiting = ActorPool(actors), iter(chunks)
+    try:
+        for _ in range(AHEAD * len(actors)):
+            _submit(pool, waiting, known, recipe)
+        while pool.has_next():
+            answer = pool.get_next()
+            _submit(pool, waiting, known, recipe)
+            if isinstance(answer, StjepaError):
+                raise answer
+            yield from answer
+    except ray.exceptions.RayActorError as error:
+        raise StjepaError("a worker of the Ray cluster was lost", fix="Run the same command again: it goes on where it was.") from error
 
 
 def _submit(pool: Any, waiting: Iterator[Sequence[Item]], known: Mapping[str, Known], recipe: Recipe) -> None:
@@ -142,9 +135,21 @@ def _plan(runtime: Runtime) -> tuple[int, dict[str, float], str]:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Stay connected to a cluster while the block runs; a program that is connected already stays so."""
-    import ray
+def connected(address: str | None) -> Iterator[None]:
+    """Stay connected to a cluster while the block runs; a program that is connected already stays so.
+
+    Enter it before LanceDB is opened: starting a cluster forks, which LanceDB bears badly.
+
+    Args:
+        address: Address of a running cluster, or None for one that is started here and ends with the block.
+
+    Raises:
+        NotReadyError: ray is not installed, or the cluster does not answer.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise NotReadyError("ray is not installed", fix=how_to_install(extra="ray")) from error
 
     if ray.is_initialized():
         yield

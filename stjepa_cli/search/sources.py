@@ -6,6 +6,7 @@ import csv
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,22 @@ def _items(source: str, uri_column: str, center_column: str | None, moment: floa
 
 def _places(source: str) -> list[Location]:
     place = location(source)
-    try:
-        with driver_errors():
-            if place.is_dir():
-                return _videos(source, [each for each in place.rglob("*") if each.name.lower().endswith(SUFFIXES) and each.is_file()])
-            if is_local(place) and os.path.lexists(place):
-                return [place]
-            if _MAGIC & set(source):
-                return _videos(source, _globbed(place))
-            if not is_local(place) and place.exists():
-                return [place]
-    except OSError as error:
-        raise StjepaError(f"{source} cannot be read", got=error) from error
-    raise ConfigError("there is no such video, folder or table", got=source)
+    with _reading(source):
+        found = _search(place, source)
+    if found is None:
+        raise ConfigError("there is no such video, folder or table", got=source)
+    if not found:
+        raise ConfigError("there are no videos at this place", got=source, expected="files that end in " + ", ".join(SUFFIXES))
+    return sorted(found, key=str)
+
+
+def _search(place: Location, source: str) -> list[Location] | None:
+    """Return the videos at a place, or None if there is no such place; a file is taken whatever its name."""
+    if place.is_dir():
+        return [each for each in place.rglob("*") if each.name.lower().endswith(SUFFIXES) and each.is_file()]
+    if os.path.lexists(place) if is_local(place) else place.exists():
+        return [place]
+    return _globbed(place) if _MAGIC & set(source) else None
 
 
 def _globbed(place: Location) -> list[Location]:
@@ -83,12 +87,6 @@ def _globbed(place: Location) -> list[Location]:
     protocol = str(place).partition("://")[0]
     names = place.fs.glob(place.path)
     return [location(f"{protocol}://{name.lstrip('/')}") for name in names if name.lower().endswith(SUFFIXES)]
-
-
-def _videos(source: str, found: Sequence[Location]) -> list[Location]:
-    if not found:
-        raise ConfigError("there are no videos at this place", got=source, expected="files that end in " + ", ".join(SUFFIXES))
-    return sorted(found, key=str)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -112,7 +110,9 @@ def _table_items(source: str, suffix: str, uri_column: str, center_column: str |
 
 
 def _rows(place: Location, suffix: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    if not place.exists():
+    with _reading(str(place)):
+        exists = place.exists()
+    if not exists:
         raise ConfigError("there is no such table", got=str(place))
     if suffix == ".csv":
         return _csv_rows(place)
@@ -131,6 +131,15 @@ def _csv_rows(place: Location) -> Iterator[Mapping[str, Any]]:
             yield from csv.DictReader(file)
     except (OSError, ValueError, csv.Error) as error:
         raise StjepaError(f"{place} cannot be read as CSV", got=error) from error
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    try:
+        with driver_errors():
+            yield
+    except OSError as error:
+        raise StjepaError(f"{source} cannot be read", got=error) from error
 
 
 def _seconds(text: str | None) -> float | None:

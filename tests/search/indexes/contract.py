@@ -86,6 +86,14 @@ class IndexContract:
             np.testing.assert_array_equal(mine.vectors["first"], theirs.vectors["first"])
             assert theirs.statuses == {"first": "ok"}
 
+    @pytest.mark.parametrize("called", ["video_embedding", "vector"])
+    def test_a_row_without_a_vector_stands_beside_others_whatever_the_name_of_the_column(self, index: Index, called: str) -> None:
+        column = dataclasses.replace(FIRST, name=called)
+        index.add_column(column)
+        index.upsert([row(1, column), row(2, column, status="error"), row(3, column)], called)
+        found = {each.uri: each.vectors[called] is None for each in index.rows(columns=(called,))}
+        assert found == {"/clips/1.mp4": False, "/clips/2.mp4": True, "/clips/3.mp4": False}
+
     def test_the_same_row_twice_is_one_row_with_the_later_values(self, index: Index) -> None:
         index.upsert([row(1), row(2)], "first")
         index.upsert([row(2, digest="2"), row(3)], "first")
