@@ -74,6 +74,7 @@ def test_map_draws_every_video(stjepa: Program, place: tuple[str, ...]) -> None:
     assert "7 of" in stjepa("map", *place, "--html", "map.html").stdout
 
 
+@pytest.mark.parametrize("place", ["lancedb"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
