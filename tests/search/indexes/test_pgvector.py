@@ -95,8 +95,6 @@ def test_a_connection_that_is_lost_is_one_sentence(place: str) -> None:
         with psycopg.connect(dsn, autocommit=True) as other:
             mine = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
             other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            )
         with pytest.raises(StjepaError, match="terminating connection") as caught:
             index.upsert([row(1)], "first")
     assert "\n" not in str(caught.value)
