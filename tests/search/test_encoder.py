@@ -147,6 +147,7 @@ class TestBatches:
         for clip in clips[:5]:
             np.testing.assert_allclose(found[str(clip)], encoder.embed(clip, "mean"), atol=1e-6)
 
+    @pytest.mark.filterwarnings("ignore")  # geneva and what it brings warn about themselves
     def test_it_is_a_function_for_geneva(self, encoder: Encoder, clips: list[Path]) -> None:
         geneva = pytest.importorskip("geneva")
         pyarrow = pytest.importorskip("pyarrow")
