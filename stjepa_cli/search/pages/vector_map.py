@@ -100,6 +100,8 @@ def write_map(
     if method not in METHODS:
         raise ConfigError("unknown method", got=repr(method), expected="one of " + ", ".join(METHODS))
     colouring = colours_of(gathered.rows, color)
+    if method == "umap":
+        runtime.progress.note("UMAP compiles its code before it starts, which takes up to a minute")
     laid = plane(gathered.vectors, method)
     pictures, missing = _pictures(gathered.rows, most_thumbnails, runtime)
     notes = [" · ".join([*described(row)[1:], *_value(row, color)]) for row in gathered.rows]
