@@ -49,7 +49,7 @@ HOMES = {
     "pyarrow": {"search/arrow.py"},
     "psycopg": {"search/indexes/pgvector.py"},
     "pgvector": {"search/indexes/pgvector.py"},
-    "umap": {"search/similar.py"},
+    "umap": {"search/overview/similar.py"},
 }
 
 
@@ -89,7 +89,7 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_one_page_of_files_and_a_docstring_that_says_its_purpose(room: str) -> None:
-    most = MOST_FILES + (2 if room == "commands" else 0)  # one file for each command
+    most = MOST_FILES + (4 if room == "commands" else 0)  # one file for each command
     assert len([path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]) <= most
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     told = ast.get_docstring(tree) or ""

@@ -14,8 +14,8 @@ import torch
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.progress import SILENT
 from stjepa_cli.search.find import find
-from stjepa_cli.search.gathered import Duplicates, Gathered, find_duplicates, gather
 from stjepa_cli.search.indexes.base import open_index
+from stjepa_cli.search.overview.gathered import Duplicates, Gathered, find_duplicates, gather
 from stjepa_cli.search.pages.found import write_found
 from stjepa_cli.search.pages.groups import write_groups
 from stjepa_cli.search.pages.vector_map import colours_of, write_map
