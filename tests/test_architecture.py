@@ -57,7 +57,7 @@ HOMES = {
     "pyarrow": {"search/arrow.py"},
     "psycopg": {"search/indexes/pgvector.py"},
     "pgvector": {"search/indexes/pgvector.py"},
-    "umap": {"search/similar.py"},
+    "umap": {"search/overview/similar.py"},
 }
 
 

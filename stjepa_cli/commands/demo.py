@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("demo"),
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos, the caches and the features too.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the videos pretrained on, the caches and the features too.")] = False,
     all_rows: Annotated[
         bool, typer.Option("--all", help="Also pretrain students by the published recipe `st-jepa` and score raw pixels: twice as long.")
     ] = False,
@@ -64,3 +64,4 @@ def _show(result: DemoResult) -> None:
         [(row.model, row.saw_labels, *(f"{row.figures[name]:.3f}" for name in ("knn", "linear", "r1"))) for row in result.table],
         caption=f"{videos['train']} train and {videos['test']} test videos",
     )
+    console.show_lines("Next, search these videos:", [result.search])

@@ -15,7 +15,7 @@ from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.runtime import Runtime
 
 if TYPE_CHECKING:
-    from stjepa_cli.search.gathered import Duplicates
+    from stjepa_cli.search.overview.gathered import Duplicates
     from stjepa_cli.search.pages.vector_map import Mapped
 
 MOST_GROUPS, MOST_NAMES = 20, 3
@@ -59,8 +59,8 @@ def duplicates(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> _Shown:
-        from stjepa_cli.search.gathered import find_duplicates, gather
         from stjepa_cli.search.indexes.base import open_index
+        from stjepa_cli.search.overview.gathered import find_duplicates, gather
         from stjepa_cli.search.pages.groups import write_groups
 
         with open_index(options.table_place(table, pgvector)) as index:
@@ -89,8 +89,8 @@ def vector_map(
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> Mapped:
-        from stjepa_cli.search.gathered import gather
         from stjepa_cli.search.indexes.base import open_index
+        from stjepa_cli.search.overview.gathered import gather
         from stjepa_cli.search.pages.vector_map import write_map
 
         runtime = Runtime("cpu", workers, progress=progress)

@@ -243,6 +243,4 @@ def check_digest(model: str, digest: str, column: Column) -> None:
     if digest != column.model_digest:
         got, expected = f"digest {digest[:12]}", f"{column.model} (digest {column.model_digest[:12]})"
         fix = "Name the right one with --model, or embed again into another --column."
-        raise ConfigError(
-            f"{model} is not the model that column {column.name} was made with", got=got, expected=expected, fix=fix
-        )
+        raise ConfigError(f"{model} is not the model that column {column.name} was made with", got=got, expected=expected, fix=fix)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import Progress
-from stjepa_cli.search.gathered import Duplicates, Member
+from stjepa_cli.search.overview.gathered import Duplicates, Member
 from stjepa_cli.search.pages.previews import Preview, shown_loops, tile
 from stjepa_cli.viz import html
 

@@ -22,7 +22,7 @@ from stjepa_cli.viz.images import encode_animation, encode_picture
 LOOP_FRAMES = 8
 LOOP_PX = 240  # longer side
 FRAME_MS, LAST_MS = 220, 500
-THUMBNAIL_PX = 112
+THUMBNAIL_PX = 144  # longer side
 MAX_DECODERS = 4  # threads; each holds one whole frame
 
 

@@ -12,10 +12,10 @@ from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.search.filters import fields
-from stjepa_cli.search.gathered import Gathered
+from stjepa_cli.search.overview.gathered import Gathered
+from stjepa_cli.search.overview.similar import METHODS, nearest, plane
 from stjepa_cli.search.pages.previews import described, folder_of, thumbnails
 from stjepa_cli.search.records import Row
-from stjepa_cli.search.similar import METHODS, nearest, plane
 from stjepa_cli.viz import html
 from stjepa_cli.viz.scatter import MOST_GROUPS, SCRIPT, STEPS, STYLE, Points, scatter
 
@@ -100,6 +100,8 @@ def write_map(
     if method not in METHODS:
         raise ConfigError("unknown method", got=repr(method), expected="one of " + ", ".join(METHODS))
     colouring = colours_of(gathered.rows, color)
+    if method == "umap":
+        runtime.progress.note("UMAP compiles its code before it starts, which takes up to a minute")
     laid = plane(gathered.vectors, method)
     pictures, missing = _pictures(gathered.rows, most_thumbnails, runtime)
     notes = [" · ".join([*described(row)[1:], *_value(row, color)]) for row in gathered.rows]

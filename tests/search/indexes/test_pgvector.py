@@ -93,7 +93,8 @@ def test_a_connection_that_is_lost_is_one_sentence(place: str) -> None:
     with open_index(place, create=True) as index:
         index.add_column(FIRST)
         with psycopg.connect(dsn, autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'")
+            mine = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
         with pytest.raises(StjepaError, match="terminating connection") as caught:
             index.upsert([row(1)], "first")
     assert "\n" not in str(caught.value)

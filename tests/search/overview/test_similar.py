@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stjepa_cli.search.similar import BLOCK, near_duplicates, nearest, plane
+from stjepa_cli.search.overview.similar import BLOCK, near_duplicates, nearest, plane
 
 
 def components(near: Tensor) -> set[tuple[int, ...]]:

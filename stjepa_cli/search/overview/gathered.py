@@ -14,8 +14,8 @@ from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.search.find import choose_column
 from stjepa_cli.search.indexes.base import Index
+from stjepa_cli.search.overview.similar import near_duplicates
 from stjepa_cli.search.records import Column, Row
-from stjepa_cli.search.similar import near_duplicates
 
 BATCH = 4096
 
