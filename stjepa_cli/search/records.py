@@ -166,7 +166,7 @@ def row_id(uri: str, start_seconds: float = 0.0, end_seconds: float | None = Non
     return digest([uri, *times])[:32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """What an index knows about a row that a column holds a vector of.
 

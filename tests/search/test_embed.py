@@ -118,8 +118,9 @@ class TestVectorsDoNotDependOn:
         assert counts(run(bucket, table)) == (6, 1, 5, 0)
 
 
-def test_a_copy_that_was_encoded_again_is_the_nearest_neighbour(tmp_path: Path, table: str) -> None:
-    write_clips(tmp_path / "clips", 24)
+@pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_copy_that_was_encoded_again_is_the_nearest_neighbour(count: int, tmp_path: Path, table: str) -> None:
+    write_clips(tmp_path / "clips", count)
     frames = moving_square(direction=2, seed=5)
     copy = write_video(tmp_path / "copy.webm", frames)
     run(tmp_path / "clips", table)
@@ -128,6 +129,16 @@ def test_a_copy_that_was_encoded_again_is_the_nearest_neighbour(tmp_path: Path, 
         (nearest, distance), (_, second), *_ = index.search(vector, COLUMN, 3)
     assert nearest.uri.endswith("005.mp4")
     assert distance < second / 2
+
+
+def test_a_table_in_postgresql_holds_the_same(clips: Path, table: str, postgres: str) -> None:
+    write_empty(clips / "empty.mp4")
+    place = f"{postgres}#embedded"
+    assert counts(run(clips, place, limit=3)) == (3, 3, 0, 0)
+    assert counts(run(clips, place)) == (7, 3, 3, 1)
+    run(clips, table)
+    assert_same(vectors(place), vectors(table))
+    assert rows(place) == rows(table)
 
 
 def test_a_second_column_stands_beside_the_first_and_neither_is_done_again(clips: Path, table: str) -> None:
