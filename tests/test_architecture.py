@@ -31,7 +31,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "viz": ("core",),
     "core": (),
 }
-PLUGIN_FOLDERS = ("teachers", "training.objectives", "evaluation.probes", "data.datasets", "cache.engines", "search.indexes")
+PLUGIN_FOLDERS = (
+    "teachers",
+    "training.objectives",
+    "evaluation.probes",
+    "data.datasets",
+    "cache.engines",
+    "search.engines",
+    "search.indexes",
+)
 MOST_FILES = 14
 HOMES = {
     "zarr": {"store/arrays.py"},
@@ -42,7 +50,7 @@ HOMES = {
     "rich": {"commands/console.py", "commands/progress.py"},
     "PIL": {"viz/images.py"},
     "simplejpeg": {"store/frames.py"},
-    "ray": {"cache/engines/ray.py", "search/on_ray.py"},
+    "ray": {"cache/engines/ray.py", "search/engines/ray.py"},
     "huggingface_hub": {"core/hub.py"},
     "onnxruntime": {"models/formats.py"},
     "lancedb": {"search/indexes/lancedb.py"},

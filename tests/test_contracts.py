@@ -153,6 +153,22 @@ class Elsewhere(Index):
 plugin = Elsewhere
 '''
 
+EMBEDDER = '''
+"""An engine that embeds nothing."""
+
+from stjepa_cli.search.engines.base import Engine
+
+
+class Idle(Engine):
+    """Yields nothing."""
+
+    def run(self, job):
+        return iter(())
+
+
+plugin = Idle
+'''
+
 PLUGINS = {
     "teachers/dropin_good": GOOD_TEACHER.replace("{tokens}", RIGHT),
     "teachers/dropin_swapped": GOOD_TEACHER.replace("{tokens}", SWAPPED),
@@ -161,6 +177,7 @@ PLUGINS = {
     "evaluation/probes/dropin_probe": PROBE,
     "training/objectives/dropin_objective": OBJECTIVE,
     "cache/engines/dropin_engine": ENGINE,
+    "search/engines/dropin_embedder": EMBEDDER,
     "search/indexes/dropin_index": INDEX,
 }
 FOUND_OUT_BY = {
@@ -170,6 +187,7 @@ FOUND_OUT_BY = {
     "dropin_probe": "test_test_labels_are_for_scoring_only",
     "dropin_objective": "test_all_randomness_comes_from_the_generator",
     "dropin_engine": "test_it_fills_the_shards",
+    "dropin_embedder": "test_it_embeds_what_the_encoder_embeds_in_its_order",
     "dropin_index": "tests/search/indexes/test_base.py must say where dropin_index keeps a table",
 }
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.runtime import Runtime
-from stjepa_cli.search.embedding import Embedded, Recipe, embed_items
+from stjepa_cli.search.embedding import Embedded, Recipe
 from stjepa_cli.search.encoder import Encoder
+from stjepa_cli.search.engines.base import Job, open_engine
 from stjepa_cli.search.indexes.base import Index, open_index
-from stjepa_cli.search.reading import Item
-from stjepa_cli.search.records import ERROR, Column, Known, Row
+from stjepa_cli.search.records import ERROR, Column, Row
 from stjepa_cli.search.sources import URI_COLUMN, list_items
 
-ENGINES = ("local", "ray")
 COLUMN = "video_embedding"
 FLUSH_ROWS = 256
 FLUSH_BYTES = 64_000_000
@@ -39,7 +36,7 @@ class EmbedRequest:
         window_center: Moment of a window in seconds, or the column of the source tables that holds it.
         uri_column: Column of the source tables with paths or URLs.
         limit: Greatest number of videos.
-        engine: `local`, or `ray` for the machines of a Ray cluster.
+        engine: Engine plug-in: `local`, or `ray` for the machines of a Ray cluster.
         ray_address: Address of a running cluster; None for one that is started here.
         parquet: File that the whole table is written to afterwards.
 
@@ -60,8 +57,6 @@ class EmbedRequest:
     parquet: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ConfigError("unknown engine", got=repr(self.engine), expected="one of " + ", ".join(ENGINES))
         window = self.recipe.framing.strategy == "window"
         if window and self.window_center is None:
             raise ConfigError(
@@ -134,13 +129,15 @@ def embed(request: EmbedRequest, runtime: Runtime = Runtime()) -> EmbedResult:
     items = list_items(request.sources, uri_column=request.uri_column, center=request.window_center, limit=request.limit)
     if not items:
         raise ConfigError("there are no videos to embed", got=", ".join(request.sources))
-    with _cluster(request), open_index(request.table, create=True) as index:
+    engine = open_engine(request.engine, request.ray_address)
+    with engine.ready(), open_index(request.table, create=True) as index:
         encoder = Encoder.load(request.model, runtime, request.num_frames)
         column = request.recipe.column_of(encoder, request.model)
         index.add_column(column)
         writer = _Writer(index, column)
+        job = Job(encoder, request.model, request.num_frames, column, request.recipe, items, writer.known)
         with runtime.progress.task("embed", total=len(items), unit="videos") as task, writer:
-            for found in _embedded(request, encoder, column, items, writer.known):
+            for found in engine.run(job):
                 writer.add(found)
                 if found.last:
                     task.advance(failed=len(writer.failed))
@@ -173,24 +170,6 @@ def write_table(index: Index, path: Path) -> int:
 
     columns = index.columns()
     return write_parquet(path, index.rows(columns=tuple(columns)), list(columns.values()))
-
-
-def _embedded(request: EmbedRequest, encoder: Encoder, column: Column, items: list[Item], known: Mapping[str, Known]) -> Iterator[Embedded]:
-    if request.engine == "local":
-        return embed_items(encoder, column, request.recipe, items, known)
-    from stjepa_cli.search.on_ray import embed_on_ray
-
-    model, runtime = (request.model, request.num_frames), encoder.runtime
-    return embed_on_ray(model, column, request.recipe, items, known=known, runtime=runtime)
-
-
-def _cluster(request: EmbedRequest) -> AbstractContextManager[None]:
-    """Return what connects this process to the cluster of the engine."""
-    if request.engine == "local":
-        return nullcontext()
-    from stjepa_cli.search.on_ray import connected
-
-    return connected(request.ray_address)
 
 
 class _Writer:

@@ -283,7 +283,7 @@ class TestFailures:
         assert len(vectors(table)) == 2
 
     def test_a_request_that_makes_no_sense_is_refused(self, clips: Path, table: str) -> None:
-        with pytest.raises(ConfigError, match="unknown engine: got 'spark', expected one of local, ray"):
+        with pytest.raises(ConfigError, match="unknown engine: got 'spark', expected one of "):
             run(clips, table, engine="spark")
         with pytest.raises(ConfigError, match="unknown way to treat errors"):
             Recipe(COLUMN, on_error="ignore")

@@ -54,7 +54,7 @@ class LanceIndex(Index):
             fix = "Make it with `stjepa embed SOURCE --model MODEL --table " + place + "`."
             raise ConfigError("there is no table at this place", got=place, fix=fix)
         lancedb = _library()
-        with _failures(f"the table {place} cannot be opened"):
+        with _failures(f"the table {place} cannot be opened", place):
             database = lancedb.connect(folder, read_consistency_interval=timedelta(0))
             with _turn(_lock(folder, name) if create else None, place):
                 exists = is_folder(location(folder) / f"{name}{_SUFFIX}")
@@ -194,7 +194,7 @@ class LanceIndex(Index):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with _failures(f"cannot write {self.name}"), _turn(self._lock, self.name):
+        with _failures(f"cannot write {self.name}", self.name), _turn(self._lock, self.name):
             yield
 
 
@@ -229,14 +229,16 @@ def _turn(lock: Path | None, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _failures(what: str) -> Iterator[None]:
+def _failures(what: str, place: str) -> Iterator[None]:
     """Turn what LanceDB raises into one sentence."""
     try:
-        with storage_errors(what.removeprefix("cannot write ")):
+        with storage_errors(place):
             yield
     except _FAILURES as error:
-        reason = "the disk is full" if "No space left" in str(error) else _first_line(error)
-        raise StjepaError(f"{what}: {reason}") from error
+        if "No space left" in str(error):
+            fix = "Free some space, then run the same command again: it goes on where it was."
+            raise StjepaError(f"{what}: the disk is full", fix=fix) from error
+        raise StjepaError(f"{what}: {_first_line(error)}") from error
 
 
 def _library() -> Any:
@@ -258,7 +260,7 @@ def lance_rows(place: str, columns: Sequence[str]) -> Iterator[Mapping[str, Any]
     if not is_folder(location(folder) / f"{name}{_SUFFIX}"):
         raise ConfigError("there is no table at this place", got=place)
     lancedb = _library()
-    with _failures(f"{place} cannot be read"):
+    with _failures(f"{place} cannot be read", place):
         table = lancedb.connect(folder).open_table(name)
         wanted = [each for each in table.schema.names if each in columns]
         if len(wanted) < len(columns):

@@ -5,7 +5,8 @@ driver: hands out chunks of videos, writes the table     worker: loads the encod
    32 videos and what is known of them  ---------------->   embed_items
    rows with their vectors              <----------------
 ```
-Only the driver writes. A worker that dies ends the run; the same command goes on where it was.
+Only the driver writes, and it starts Ray before LanceDB is opened, which bears a fork badly. A worker that dies ends the run; the
+same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stjepa_cli.core.progress import SILENT
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.search.embedding import Embedded, Recipe, embed_items
 from stjepa_cli.search.encoder import Encoder
+from stjepa_cli.search.engines.base import Engine, Job
 from stjepa_cli.search.reading import Item
 from stjepa_cli.search.records import Column, Known, row_id
 
@@ -59,63 +61,49 @@ class Worker:
             return error
 
 
-def embed_on_ray(
-    model: tuple[str, int | None],
-    column: Column,
-    recipe: Recipe,
-    items: Sequence[Item],
-    *,
-    known: Mapping[str, Known],
-    runtime: Runtime,
-) -> Iterator[Embedded]:
-    """Embed videos on the Ray cluster that this process is connected to, and yield what became of each, in their order.
+class Ray(Engine):
+    """The machines of a Ray cluster, or a local instance of Ray that ends with the run."""
 
-    Args:
-        model: Name of the encoder, and the number of frames in a clip or None.
-        column: The column that it fills.
-        recipe: What vectors to make.
-        items: The videos, at places that all machines can read.
-        known: Rows that are done, by id.
-        runtime: Device, batch size and threads of a worker.
+    def ready(self) -> AbstractContextManager[None]:
+        """Connect to the cluster; a program that is connected already stays so."""
+        return _connected(self.address)
 
-    Raises:
-        ConfigError: A GPU is asked for and the cluster has none.
-        StjepaError: A worker has met an error, or was lost.
-    """
-    import ray
-    from ray.util import ActorPool
+    def run(self, job: Job) -> Iterator[Embedded]:
+        import ray
+        from ray.util import ActorPool
 
-    name = str(Path(model[0]).absolute()) if Path(model[0]).exists() else model[0]
-    count, needs, device = _plan(runtime)
-    mine = replace(runtime, device=device, progress=SILENT)
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    worker = ray.remote(Worker).options(**needs)
-    actors = [worker.remote(name, model[1], column, recipe, mine) for _ in range(min(count, len(chunks)))]
-    pool, waiting = ActorPool(actors), iter(chunks)
-    try:
-        for _ in range(AHEAD * len(actors)):
-            _submit(pool, waiting, known, recipe)
-        while pool.has_next():
-            answer = pool.get_next()
-            _submit(pool, waiting, known, recipe)
-            if isinstance(answer, StjepaError):
-                raise answer
-            yield from answer
-    except ray.exceptions.RayActorError as error:
-        raise StjepaError("a worker of the Ray cluster was lost", fix="Run the same command again: it goes on where it was.") from error
+        name = str(Path(job.model).absolute()) if Path(job.model).exists() else job.model
+        runtime = job.encoder.runtime
+        count, needs, device = _plan(runtime)
+        mine = replace(runtime, device=device, progress=SILENT)
+        chunks = [job.items[start : start + CHUNK] for start in range(0, len(job.items), CHUNK)]
+        worker = ray.remote(Worker).options(**needs)
+        actors = [worker.remote(name, job.num_frames, job.column, job.recipe, mine) for _ in range(min(count, len(chunks)))]
+        pool, waiting = ActorPool(actors), iter(chunks)
+        try:
+            for _ in range(AHEAD * len(actors)):
+                _submit(pool, waiting, job)
+            while pool.has_next():
+                answer = pool.get_next()
+                _submit(pool, waiting, job)
+                if isinstance(answer, StjepaError):
+                    raise answer
+                yield from answer
+        except ray.exceptions.RayActorError as error:
+            raise StjepaError("a worker of the Ray cluster was lost", fix="Run the same command again: it goes on where it was.") from error
 
 
-def _submit(pool: Any, waiting: Iterator[Sequence[Item]], known: Mapping[str, Known], recipe: Recipe) -> None:
+def _submit(pool: Any, waiting: Iterator[Sequence[Item]], job: Job) -> None:
     """Hand out the next chunk, with what is known of its videos."""
     chunk = next(waiting, None)
     if chunk is None:
         return
     mine: dict[str, Known] = {}
     for item in chunk:
-        whole = known.get(row_id(item.uri))
-        parts = recipe.framing.parts(None if whole is None else whole.duration_seconds, item.center_seconds)
+        whole = job.known.get(row_id(item.uri))
+        parts = job.recipe.framing.parts(None if whole is None else whole.duration_seconds, item.center_seconds)
         ids = (row_id(item.uri, part.start_seconds, part.end_seconds) for part in parts)
-        mine |= {each: known[each] for each in ids if each in known}
+        mine |= {each: job.known[each] for each in ids if each in job.known}
     pool.submit(lambda actor, value: actor.embed.remote(*value), (chunk, mine))
 
 
@@ -135,17 +123,7 @@ def _plan(runtime: Runtime) -> tuple[int, dict[str, float], str]:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Stay connected to a cluster while the block runs; a program that is connected already stays so.
-
-    Enter it before LanceDB is opened: starting a cluster forks, which LanceDB bears badly.
-
-    Args:
-        address: Address of a running cluster, or None for one that is started here and ends with the block.
-
-    Raises:
-        NotReadyError: ray is not installed, or the cluster does not answer.
-    """
+def _connected(address: str | None) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
@@ -165,3 +143,6 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+plugin = Ray
