@@ -76,13 +76,13 @@ class PgvectorIndex(Index):
         return None
 
     def known(self, column: str) -> dict[str, Known]:
-        mine = self._column(column)
+        mine = self.column(column)
         asked = f"SELECT id, digest, strategy, duration_seconds FROM {self._table} WHERE {_quoted(mine.status)} = '{OK}'"
         with self._reading() as connection:
             return {key: Known(*others) for key, *others in connection.execute(asked)}
 
     def upsert(self, rows: Sequence[Row], column: str) -> None:
-        mine = self._column(column)
+        mine = self.column(column)
         others = [name for other in self.columns().values() if other.name != column for name in (other.name, other.status)]
         written = [*FIXED, mine.name, mine.status]
         taken = [f"{_quoted(name)} = EXCLUDED.{_quoted(name)}" for name in written if name != "id"]
@@ -103,7 +103,7 @@ class PgvectorIndex(Index):
     def rows(
         self, *, where: str | None = None, columns: Sequence[str] = (), batch_size: int = 1024, only_ok: bool = False
     ) -> Iterator[Row]:
-        wanted = [self._column(name) for name in columns]
+        wanted = [self.column(name) for name in columns]
         status = [f"{_quoted(column.status)} = '{OK}'" for column in wanted] or [f"status = '{OK}'"]
         condition, values = self._condition(where, status if only_ok else [])
         names = [*FIXED, *(name for column in wanted for name in (column.name, column.status))]
@@ -119,7 +119,7 @@ class PgvectorIndex(Index):
             connection.close()
 
     def get(self, row_id: str, columns: Sequence[str] = ()) -> Row | None:
-        wanted = [self._column(name) for name in columns]
+        wanted = [self.column(name) for name in columns]
         names = [*FIXED, *(name for column in wanted for name in (column.name, column.status))]
         asked = f"SELECT {', '.join(map(_quoted, names))} FROM {self._table} WHERE id = %s"
         with self._reading() as connection:
@@ -129,7 +129,7 @@ class PgvectorIndex(Index):
     def search(
         self, vector: Vector, column: str, top: int = NEAREST, *, where: str | None = None, exact: bool = False
     ) -> list[tuple[Row, float]]:
-        mine = self._searchable(column, vector)
+        mine = self.searchable(column, vector)
         condition, values = self._condition(where, [f"{_quoted(mine.status)} = '{OK}'"])
         asked = (
             f"SELECT {', '.join(map(_quoted, FIXED))}, {_quoted(column)} <=> %s AS distance FROM {self._table} "
@@ -143,7 +143,7 @@ class PgvectorIndex(Index):
         return [(_row(each, []), float(np.clip(np.nan_to_num(each[-1], nan=1.0), 0, 2))) for each in found]
 
     def build_index(self, column: str) -> Built:
-        mine = self._searchable(column)
+        mine = self.searchable(column)
         status, name = _quoted(mine.status), _quoted(f"{self._name[:20]}_{column[:30]}_hnsw")
         with self._reading() as connection:
             (num_rows,) = connection.execute(f"SELECT count(*) FROM {self._table} WHERE {status} = '{OK}'").fetchone()
@@ -190,22 +190,6 @@ class PgvectorIndex(Index):
         with _failures(f"{self.name} cannot be read"):
             found: list[tuple[str, str | None]] = self._connection.execute(_MISSING_TABLE, [self._table]).fetchall()
         return found
-
-    def _column(self, name: str) -> Column:
-        columns = self.columns()
-        if name not in columns:
-            expected = "one of " + ", ".join(columns) if columns else None
-            raise ConfigError(f"{self.name} has no column of vectors of this name", got=name, expected=expected)
-        return columns[name]
-
-    def _searchable(self, name: str, vector: Vector | None = None) -> Column:
-        column = self._column(name)
-        if column.kind != "clip":
-            raise ConfigError(f"column {name} holds {column.kind}, and a search needs one vector per clip", fix="Choose another --column.")
-        if vector is not None and vector.shape != (column.dim,):
-            got, expected = f"a vector of shape {tuple(vector.shape)}", f"({column.dim},)"
-            raise ConfigError(f"column {name} has another width", got=got, expected=expected)
-        return column
 
     def _condition(self, where: str | None, others: Sequence[str]) -> tuple[str, list[Value]]:
         """Join a condition with others; return SQL and its parameters."""
@@ -325,17 +309,10 @@ def _storable(value: Any) -> Any:
 
 
 def _sent(row: Row, column: Column) -> Any:
-    """Return the vector of a row as it is sent, or None.
-
-    Raises:
-        ConfigError: It has another shape.
-    """
-    vector = row.vectors.get(column.name)
+    """Return the vectors of a row as they are sent, or None."""
+    vector = row.vectors_of(column)
     if vector is None:
         return None
-    if vector.ndim != (1 if column.kind == "clip" else 2) or vector.shape[-1] != column.dim:
-        got, expected = f"shape {tuple(vector.shape)}", f"width {column.dim}"
-        raise ConfigError(f"{row.uri}: its vectors do not fit column {column.name}", got=got, expected=expected)
     numbers = np.ascontiguousarray(vector, np.float32)
     return numbers if column.kind == "clip" else list(numbers)
 
