@@ -144,8 +144,7 @@ def choose_column(index: Index, name: str | None) -> Column:
     """
     columns = index.columns()
     if name is None and not columns:
-        fix = f"Fill one with `stjepa embed SOURCE --model MODEL --table {index.name}`."
-        raise ConfigError(f"{index.name} has no column of vectors", fix=fix)
+        raise ConfigError(f"{index.name} has no column of vectors", fix="Fill one with `stjepa embed SOURCE --model MODEL`.")
     clips = [column.name for column in columns.values() if column.kind == "clip"]
     wanted = name or (clips[0] if len(clips) == 1 else next(iter(columns)) if len(columns) == 1 else USUAL_COLUMN)
     if wanted not in columns:
