@@ -64,4 +64,4 @@ def _show(result: DemoResult) -> None:
         [(row.model, row.saw_labels, *(f"{row.figures[name]:.3f}" for name in ("knn", "linear", "r1"))) for row in result.table],
         caption=f"{videos['train']} train and {videos['test']} test videos",
     )
-    console.show_lines("Next, search these videos:", [result.search])
+    console.show_lines("Next, search these videos and see all of them on a map:", [result.search, result.map])
