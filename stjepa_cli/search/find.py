@@ -222,7 +222,7 @@ def _embed(uri: str, column: Column, model: str, runtime: Runtime) -> tuple[Quer
     read = Reader(encoder.clip, Framing(column.strategy)).read(Item(name))
     (found, tokens) = next(iter(encoder.encode([read])))
     if tokens is None:
-        raise ConfigError(f"{uri} cannot be searched for", got=found.error)
+        raise ConfigError(f"{uri} cannot be searched for: {found.error}")
     vector: Vector = pooling.pool(tokens, encoder.grid, column.pool)[0].float().cpu().numpy()
     facts: Mapping[str, Any] = found.facts
     return Query("video", uri, Row(name, digest=found.digest, **facts)), unit(vector, uri)

@@ -8,7 +8,7 @@ from pathlib import Path
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.search.find import Found
-from stjepa_cli.search.pages.previews import Preview, shown_loops, tile, times_of
+from stjepa_cli.search.pages.previews import Preview, described, shown_loops, tile, times_of
 from stjepa_cli.search.records import Row
 from stjepa_cli.viz import html
 
@@ -30,8 +30,8 @@ def write_found(path: Path, found: Found, command: str, *, workers: int, progres
     """
     rows = _rows(found)
     previews = shown_loops(rows, workers, progress)
-    title = f"Videos like {found.query.name.rstrip('/').rpartition('/')[2]}"
-    write_atomic(path, html.page(title, _body(title, found, previews, command)).encode())
+    title = f"Videos like {described(found.query.row)[0] if found.query.row else found.query.name}"
+    write_atomic(path, html.page(title, _body(title, found, previews, command)).encode(errors="backslashreplace"))
     return sum(preview.picture is None for preview in previews)
 
 

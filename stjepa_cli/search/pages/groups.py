@@ -30,7 +30,7 @@ def write_groups(path: Path, found: Duplicates, command: str, *, workers: int, p
     """
     shown = _shown(found)
     previews = shown_loops([member.row for group in shown for member in group], workers, progress)
-    write_atomic(path, html.page("Near-duplicates", _body(found, shown, previews, command)).encode())
+    write_atomic(path, html.page("Near-duplicates", _body(found, shown, previews, command)).encode(errors="backslashreplace"))
     return sum(preview.picture is None for preview in previews)
 
 
