@@ -10,6 +10,7 @@ there is no lock, and one process writes at a time.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,8 +148,9 @@ class LanceIndex(Index):
         if num_rows < WORTH_AN_INDEX:
             return Built("exact", num_rows, 1.0)
         with self._writing():
-            self._table.create_index(metric="cosine", vector_column_name=column, index_type="IVF_PQ", replace=True)
-        return Built("IVF_PQ", num_rows, self.recall(column))
+            config = importlib.import_module("lancedb.index").IvfSq(distance_type="cosine")
+            self._table.create_index(column, config=config, replace=True)
+        return Built("IVF_SQ", num_rows, self.recall(column))
 
     def count(self, where: str | None = None) -> int:
         condition = self._condition(where, [])
