@@ -55,8 +55,8 @@ HOMES = {
     "onnxruntime": {"models/formats.py"},
     "lancedb": {"search/indexes/lancedb.py"},
     "pyarrow": {"search/arrow.py"},
-    "psycopg": {"search/indexes/pgvector.py"},
-    "pgvector": {"search/indexes/pgvector.py"},
+    "psycopg": {"search/indexes/_postgres.py"},
+    "pgvector": {"search/indexes/_postgres.py"},
     "umap": {"search/overview/similar.py"},
 }
 

@@ -135,14 +135,15 @@ def embed(
 
 
 def index(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="LanceDB folder, folder/name, or connection string of PostgreSQL.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="LanceDB folder or folder/name; with --pgvector the name of a table.")],
     column: ColumnName = "video_embedding",
+    pgvector: options.Pgvector = None,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> IndexResult:
         from stjepa_cli.search.embed import build_index
 
-        return build_index(table, column)
+        return build_index(options.table_place(table, pgvector), column)
 
     console.run_command(call, render=_show_index, as_json=as_json)
 

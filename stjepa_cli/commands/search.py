@@ -80,12 +80,10 @@ def _payload(shown: _Shown) -> dict[str, object]:
 
 
 def _show(shown: _Shown) -> None:
+    from stjepa_cli.search.pages.previews import times_of
+
     found = shown.found
-    rows = []
-    for number, hit in enumerate(found.hits, 1):
-        end = hit.row.end_seconds
-        times = "all" if end is None else f"{hit.row.start_seconds:g} to {end:g}"
-        rows.append((number, f"{hit.distance:.4f}", hit.row.uri, times, hit.row.id[:8]))
+    rows = [(i, f"{hit.distance:.4f}", hit.row.uri, times_of(hit.row), hit.row.id[:8]) for i, hit in enumerate(found.hits, 1)]
     caption = (
         f"{found.column.model}, column {found.column.name} of {found.table}; cosine distance; searched in {1000 * found.seconds:.0f} ms"
     )

@@ -29,6 +29,7 @@ from stjepa_cli.training.pretrain import PretrainResult
 
 RESULT_FILE = "demo.json"
 PRETRAINED = "pretrained student"
+TABLE = "table"
 
 STUDENTS = (
     StudentRow(PRETRAINED, TEACHER, "dense", "checkpoints", {"epochs": 11}),
@@ -71,6 +72,7 @@ class DemoResult:
         seconds: Wall time of this call.
         students: Every student by its name in the table.
         search: Command that embeds the scored clips with the first student and searches them.
+        map: Command that draws all of them after that.
     """
 
     out: str
@@ -82,6 +84,7 @@ class DemoResult:
     seconds: float
     students: dict[str, PretrainResult] = field(default_factory=dict)
     search: str = ""
+    map: str = ""
 
 
 def demo_plan(out: Path, *, all_rows: bool = False) -> BenchmarkPlan:
@@ -131,6 +134,7 @@ def demonstrate(plan: BenchmarkPlan, *, keep: bool = False, runtime: Runtime = R
             seconds=round(time.monotonic() - started, 1),
             students=students,
             search=_search_command(plan),
+            map=shlex.join(["stjepa", "map", str(plan.out / TABLE), "--html", str(plan.out / "map.html")]),
         )
         write_atomic(plan.out / RESULT_FILE, (json.dumps(asdict(result), indent=2, default=str) + "\n").encode())
         folder.finish(plan.settings())
@@ -155,7 +159,7 @@ def _clean(plan: BenchmarkPlan) -> None:
 
 def _search_command(plan: BenchmarkPlan) -> str:
     """Return the command that searches the scored clips for one of them, after embedding them with the first student."""
-    clip, table = min(plan.ucf101.rglob("*.avi")), str(plan.out / "table")
+    clip, table = min(plan.ucf101.rglob("*.avi")), str(plan.out / TABLE)
     model = str(plan.run_folder(plan.students[0], plan.seeds[0]))
     embed = ["stjepa", "embed", str(plan.ucf101), "--model", model, "--table", table]
     search = ["stjepa", "search", table, str(clip), "--html", str(plan.out / "found.html")]

@@ -79,19 +79,9 @@ def to_table(rows: Sequence[Row], columns: Sequence[Column]) -> Any:
     fields = list(fixed_schema())
     for column in columns:
         fields += column_fields(column)
-        values[column.name] = _array(arrow, column, [_checked(row, column) for row in rows])
+        values[column.name] = _array(arrow, column, [row.vectors_of(column) for row in rows])
         values[column.status] = [row.statuses.get(column.name) for row in rows]
     return arrow.table(values, schema=arrow.schema(fields))
-
-
-def _checked(row: Row, column: Column) -> Vector | None:
-    vector = row.vectors.get(column.name)
-    if vector is None:
-        return None
-    if vector.ndim != (1 if column.kind == "clip" else 2) or vector.shape[-1] != column.dim:
-        got, expected = f"shape {tuple(vector.shape)}", f"width {column.dim}"
-        raise ConfigError(f"{row.uri}: its vectors do not fit column {column.name}", got=got, expected=expected)
-    return vector
 
 
 def _array(arrow: Any, column: Column, vectors: Sequence[Vector | None]) -> Any:

@@ -84,7 +84,7 @@ class EmbedResult:
     """What a run has done.
 
     Attributes:
-        table: Place of the table.
+        table: Name of the table.
         rows: Number of rows of the table, those with errors included.
         written: Number of rows whose vectors this run has written.
         skipped: Number of rows that were done before.
@@ -144,7 +144,7 @@ def embed(request: EmbedRequest, runtime: Runtime = Runtime()) -> EmbedResult:
         if request.parquet is not None:
             write_table(index, request.parquet)
         return EmbedResult(
-            table=request.table,
+            table=index.name,  # the place of a table may hold a password
             rows=index.count(),
             written=writer.written,
             skipped=writer.skipped,
@@ -244,7 +244,7 @@ class IndexResult:
     """What building an index has come to.
 
     Attributes:
-        table: Place of the table.
+        table: Name of the table.
         column: The column.
         kind: Name of the index, or `exact` where searching everything is faster.
         rows: Number of vectors.
@@ -273,4 +273,4 @@ def build_index(place: str, column: str = COLUMN) -> IndexResult:
     started = time.monotonic()
     with open_index(place) as index:
         built = index.build_index(column)
-    return IndexResult(place, column, built.kind, built.rows, built.recall, round(time.monotonic() - started, 3))
+    return IndexResult(index.name, column, built.kind, built.rows, built.recall, round(time.monotonic() - started, 3))

@@ -144,8 +144,7 @@ def choose_column(index: Index, name: str | None) -> Column:
     """
     columns = index.columns()
     if name is None and not columns:
-        fix = f"Fill one with `stjepa embed SOURCE --model MODEL --table {index.name}`."
-        raise ConfigError(f"{index.name} has no column of vectors", fix=fix)
+        raise ConfigError(f"{index.name} has no column of vectors", fix="Fill one with `stjepa embed SOURCE --model MODEL`.")
     clips = [column.name for column in columns.values() if column.kind == "clip"]
     wanted = name or (clips[0] if len(clips) == 1 else next(iter(columns)) if len(columns) == 1 else USUAL_COLUMN)
     if wanted not in columns:
@@ -223,7 +222,7 @@ def _embed(uri: str, column: Column, model: str, runtime: Runtime) -> tuple[Quer
     read = Reader(encoder.clip, Framing(column.strategy)).read(Item(name))
     (found, tokens) = next(iter(encoder.encode([read])))
     if tokens is None:
-        raise ConfigError(f"{uri} cannot be searched for", got=found.error)
+        raise ConfigError(f"{uri} cannot be searched for: {found.error}")
     vector: Vector = pooling.pool(tokens, encoder.grid, column.pool)[0].float().cpu().numpy()
     facts: Mapping[str, Any] = found.facts
     return Query("video", uri, Row(name, digest=found.digest, **facts)), unit(vector, uri)

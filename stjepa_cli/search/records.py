@@ -155,6 +155,20 @@ class Row:
         """Key of the row, 32 hex digits: a function of uri, start and end alone."""
         return row_id(self.uri, self.start_seconds, self.end_seconds)
 
+    def vectors_of(self, column: Column) -> Vector | None:
+        """Return the vectors for a column, or None where there are none.
+
+        Raises:
+            ConfigError: They have another shape than those of the column.
+        """
+        vector = self.vectors.get(column.name)
+        if vector is None:
+            return None
+        if vector.ndim != (1 if column.kind == "clip" else 2) or vector.shape[-1] != column.dim:
+            got, expected = f"shape {tuple(vector.shape)}", f"width {column.dim}"
+            raise ConfigError(f"{self.uri}: its vectors do not fit column {column.name}", got=got, expected=expected)
+        return vector
+
     def fixed(self) -> dict[str, Any]:
         """Return the values of the columns that every table has, by name."""
         return {name: getattr(self, name) for name in FIXED}

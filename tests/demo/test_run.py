@@ -95,6 +95,7 @@ def test_it_ends_with_the_command_that_searches_its_videos(finished: tuple[Path,
     with open_index(place) as index:
         assert find(index, clip, top=1, runtime=Runtime("cpu", 2)).hits[0].row.uri == str(Path(clip).absolute())
     assert not Path(page).exists()
+    assert shlex.split(result.map)[:3] == ["stjepa", "map", table]
     shutil.rmtree(table)
 
 

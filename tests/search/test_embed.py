@@ -67,7 +67,7 @@ def assert_same(first: dict[str, np.ndarray[Any, Any]], second: dict[str, np.nda
 def test_a_row_holds_the_video_and_its_vector(clips: Path, table: str) -> None:
     result = run(clips, table)
     assert counts(result) == (6, 6, 0, 0)
-    assert (result.column, result.model, result.dim, result.table) == (COLUMN, MODEL, DIM, table)
+    assert (result.column, result.model, result.dim, result.table) == (COLUMN, MODEL, DIM, f"{table}/videos")
     encoder = Encoder.from_pretrained(MODEL, device="cpu")
     row = rows(table)[row_id(str(clips / "003.mp4"))]
     assert (row.uri, row.status, row.error, row.model, row.model_digest) == (str(clips / "003.mp4"), "ok", None, MODEL, encoder.digest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import pytest
 
 from stjepa_cli.core.errors import ConfigError
-from stjepa_cli.search.filters import MAX_DEPTH, parse
+from stjepa_cli.search.filters import MAX_DEPTH, Field, parse
 
 COLUMNS: dict[str, type] = {"uri": str, "status": str, "fps": float, "width": int}
 
@@ -88,3 +91,40 @@ def test_a_value_stays_one_value(value: str) -> None:
     found = parse("uri = '" + value.replace("'", "''") + "'", COLUMNS)
     assert found.parameter_sql() == ('"uri" = %s', [value])
     assert parse(found.literal_sql().replace("`", ""), COLUMNS) == found or "`" in value
+
+
+PIECES = (
+    *("fps", "uri", "status", "width", "pg_user", "videos", "'a'", "'it''s'", "'", "3", "-1.5", "1e5", "''"),
+    *("=", "<", ">=", "<>", "(", ")", ",", "and", "or", "not", "in", "like", "is", "null", "AND", "IS NOT NULL"),
+    *(";", "--", "/*", "*/", "select", "union", "drop table videos", "::", "||", "$$", "\\", "true", "cast", "exists", ".", "`", '"'),
+)
+GOOD = (
+    "fps > 3",
+    "and uri like 'a%'",
+    "or width in ( 1 , 2 )",
+    "and not",
+    "( status is not null )",
+    "uri not in ( 'a' )",
+    "or",
+    "fps = .5",
+)
+WORDS = {"=", "!=", "<>", "<", "<=", ">", ">=", "(", ")", ",", "and", "or", "not", "in", "like", "is", "null"}
+
+
+def test_whatever_is_typed_is_refused_or_made_of_the_words_of_the_grammar() -> None:
+    chance, taken = random.Random(0), 0
+    for _ in range(10_000):
+        words = " ".join(chance.choices(GOOD, k=chance.randint(1, 3))).split(" ")
+        for _ in range(chance.randint(0, 3)):
+            words[chance.randrange(len(words))] = chance.choice(PIECES)
+        text = " ".join(words)
+        with contextlib.suppress(ConfigError):
+            found = parse(text, COLUMNS)
+            assert {part for part in found.parts if isinstance(part, str)} <= WORDS
+            assert {part.name for part in found.parts if isinstance(part, Field)} <= set(COLUMNS)
+            assert parse(found.literal_sql().replace("`", ""), COLUMNS) == found
+            sql, values = found.parameter_sql()
+            assert sql.count("%s") == len(values)
+            assert "'" not in sql
+            taken += 1
+    assert taken > 100

@@ -158,7 +158,7 @@ def test_a_row_without_a_vector_cannot_be_asked_with(place: str) -> None:
 
 def test_a_table_without_vectors_says_how_to_get_some(tmp_path: Path) -> None:
     pytest.importorskip("lancedb")
-    with open_index(str(tmp_path / "empty"), create=True) as index, pytest.raises(ConfigError, match="stjepa embed SOURCE"):
+    with open_index(str(tmp_path / "empty"), create=True) as index, pytest.raises(ConfigError, match="Fill one with `stjepa embed SOURCE"):
         find(index, "00000000")
 
 

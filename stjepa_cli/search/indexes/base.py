@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stjepa_cli.core import plugins
+from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.search.records import Column, Known, Row, Vector
 
 NEAREST = 10
@@ -149,6 +150,32 @@ class Index(ABC):
         Raises:
             ConfigError: The condition is not one.
         """
+
+    def column(self, name: str) -> Column:
+        """Return a column of vectors.
+
+        Raises:
+            ConfigError: There is none of this name; the message lists those that exist.
+        """
+        columns = self.columns()
+        if name not in columns:
+            expected = "one of " + ", ".join(columns) if columns else None
+            raise ConfigError(f"{self.name} has no column of vectors of this name", got=name, expected=expected)
+        return columns[name]
+
+    def searchable(self, name: str, vector: Vector | None = None) -> Column:
+        """Return a column that can be searched, and for this vector if there is one.
+
+        Raises:
+            ConfigError: There is no such column, it does not hold one vector per row, or the vector has another width.
+        """
+        column = self.column(name)
+        if column.kind != "clip":
+            raise ConfigError(f"column {name} holds {column.kind}, and a search needs one vector per clip", fix="Choose another --column.")
+        if vector is not None and vector.shape != (column.dim,):
+            got, expected = f"a vector of shape {tuple(vector.shape)}", f"({column.dim},)"
+            raise ConfigError(f"column {name} has another width", got=got, expected=expected)
+        return column
 
     def tidy(self) -> None:  # noqa: B027
         """Tidy up after many writes, for databases that do not do so by themselves."""

@@ -75,7 +75,7 @@ class LanceIndex(Index):
             self._table.add_columns(arrow.column_fields(column))
 
     def known(self, column: str) -> dict[str, Known]:
-        status = self._column(column).status
+        status = self.column(column).status
         query = self._table.search().where(f"{status} = '{OK}'").select(["id", "digest", "strategy", "duration_seconds"])
         found: dict[str, Known] = {}
         for batch in query.to_batches():
@@ -87,7 +87,7 @@ class LanceIndex(Index):
     def upsert(self, rows: Sequence[Row], column: str) -> None:
         if not rows:
             return
-        mine = self._column(column)
+        mine = self.column(column)
         statuses = [replace(row, statuses={column: row.status}) for row in rows]
         table = arrow.to_table(statuses, [mine])
         with self._writing():
@@ -115,7 +115,7 @@ class LanceIndex(Index):
     def rows(
         self, *, where: str | None = None, columns: Sequence[str] = (), batch_size: int = 1024, only_ok: bool = False
     ) -> Iterator[Row]:
-        wanted = [self._column(name) for name in columns]
+        wanted = [self.column(name) for name in columns]
         status = [f"{column.status} = '{OK}'" for column in wanted] or [f"status = '{OK}'"]
         condition = self._condition(where, status if only_ok else [])
         query = self._table.search().select([*FIXED, *(name for column in wanted for name in (column.name, column.status))])
@@ -132,7 +132,7 @@ class LanceIndex(Index):
     def search(
         self, vector: Vector, column: str, top: int = NEAREST, *, where: str | None = None, exact: bool = False
     ) -> list[tuple[Row, float]]:
-        mine = self._searchable(column, vector)
+        mine = self.searchable(column, vector)
         condition = self._condition(where, [f"{mine.status} = '{OK}'"])
         query = self._table.search(vector, vector_column_name=column).distance_type("cosine").where(condition, prefilter=True)
         query = query.select([*FIXED, "_distance"]).limit(top)
@@ -143,7 +143,7 @@ class LanceIndex(Index):
         return [(row, max(0.0, distance)) for row, distance in zip(arrow.to_rows(batch, []), distances, strict=True)]
 
     def build_index(self, column: str) -> Built:
-        mine = self._searchable(column)
+        mine = self.searchable(column)
         num_rows = self.count(f"{mine.status} = '{OK}'")
         if num_rows < WORTH_AN_INDEX:
             return Built("exact", num_rows, 1.0)
@@ -164,22 +164,6 @@ class LanceIndex(Index):
         """Merge the many small pieces that a long backfill leaves, and drop versions that are older than a day."""
         with self._writing():
             self._table.optimize(cleanup_older_than=timedelta(days=1))
-
-    def _column(self, name: str) -> Column:
-        columns = self.columns()
-        if name not in columns:
-            expected = "one of " + ", ".join(columns) if columns else None
-            raise ConfigError(f"{self.name} has no column of vectors of this name", got=name, expected=expected)
-        return columns[name]
-
-    def _searchable(self, name: str, vector: Vector | None = None) -> Column:
-        column = self._column(name)
-        if column.kind != "clip":
-            raise ConfigError(f"column {name} holds {column.kind}, and a search needs one vector per clip", fix="Choose another --column.")
-        if vector is not None and vector.shape != (column.dim,):
-            got, expected = f"a vector of shape {tuple(vector.shape)}", f"({column.dim},)"
-            raise ConfigError(f"column {name} has another width", got=got, expected=expected)
-        return column
 
     def _condition(self, where: str | None, others: Sequence[str]) -> str:
         """Join a condition with others; it is parsed and written again, and never reaches the database as it was typed."""

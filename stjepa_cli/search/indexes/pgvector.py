@@ -1,4 +1,4 @@
-"""A table of vectors in PostgreSQL with the extension pgvector. The one user of psycopg and pgvector.
+"""A table of vectors in PostgreSQL with the extension pgvector.
 
 ```text
 postgresql://user@host/database          the table `videos`
@@ -18,8 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install
+from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.search.filters import Value, fields, parse
+from stjepa_cli.search.indexes._postgres import add_extension, as_literal, connect, failures, quoted, register_vector
 from stjepa_cli.search.indexes.base import NEAREST, Built, Index
 from stjepa_cli.search.records import FIXED, OK, Column, Known, Row, Vector
 
@@ -28,13 +29,12 @@ WORTH_AN_INDEX = 20_000
 """Number of vectors from which an approximate search is faster than an exact one."""
 WIDEST_INDEX = 2000
 """Channels that pgvector indexes at most."""
-CONNECT_SECONDS = 10
 
 _TYPES = dict.fromkeys(("duration_seconds", "fps", "start_seconds", "end_seconds"), "double precision")
 _TYPES |= dict.fromkeys(("width", "height"), "integer")
 _PLACE = re.compile(r"(?P<dsn>.*?)(?:#(?P<table>[^#]*))?", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,57}")
-_MISSING_TABLE = """
+_ATTRIBUTES = """
 SELECT a.attname, col_description(a.attrelid, a.attnum) FROM pg_attribute a
 WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 
@@ -44,14 +44,14 @@ class PgvectorIndex(Index):
 
     def __init__(self, connection: Any, dsn: str, table: str) -> None:
         self._connection, self._dsn = connection, dsn
-        self._table, self._name = _quoted(table), table
+        self._table, self._name = quoted(table), table
         self.name = f"{table} of {connection.info.dbname}"
 
     @classmethod
     def open(cls, place: str, *, create: bool = False) -> Self:
         """Open a table: `DSN` for the table `videos`, `DSN#name` for another."""
         dsn, table = split_place(place)
-        connection = _connect(dsn)
+        connection = connect(dsn)
         try:
             index = cls(connection, dsn, table)
             index._prepare(create)
@@ -65,30 +65,29 @@ class PgvectorIndex(Index):
         return {column["name"]: Column.of(column) for column in found}
 
     def add_column(self, column: Column) -> None:
-        psycopg = _libraries()[0]
         with self._writing() as connection:
             if (mine := self.columns().get(column.name)) is not None:
                 return mine.check_same(column, self.name)
-            name, kind = _quoted(column.name), f"vector({column.dim})" + ("" if column.kind == "clip" else "[]")
-            comment = psycopg.sql.Literal(json.dumps(column.metadata())).as_string(connection)
-            connection.execute(f"ALTER TABLE {self._table} ADD COLUMN {name} {kind}, ADD COLUMN {_quoted(column.status)} text")
+            name, kind = quoted(column.name), f"vector({column.dim})" + ("" if column.kind == "clip" else "[]")
+            comment = as_literal(json.dumps(column.metadata()), connection)
+            connection.execute(f"ALTER TABLE {self._table} ADD COLUMN {name} {kind}, ADD COLUMN {quoted(column.status)} text")
             connection.execute(f"COMMENT ON COLUMN {self._table}.{name} IS {comment}")
         return None
 
     def known(self, column: str) -> dict[str, Known]:
-        mine = self._column(column)
-        asked = f"SELECT id, digest, strategy, duration_seconds FROM {self._table} WHERE {_quoted(mine.status)} = '{OK}'"
+        mine = self.column(column)
+        asked = f"SELECT id, digest, strategy, duration_seconds FROM {self._table} WHERE {quoted(mine.status)} = '{OK}'"
         with self._reading() as connection:
             return {key: Known(*others) for key, *others in connection.execute(asked)}
 
     def upsert(self, rows: Sequence[Row], column: str) -> None:
-        mine = self._column(column)
+        mine = self.column(column)
         others = [name for other in self.columns().values() if other.name != column for name in (other.name, other.status)]
         written = [*FIXED, mine.name, mine.status]
-        taken = [f"{_quoted(name)} = EXCLUDED.{_quoted(name)}" for name in written if name != "id"]
-        kept = [f"{_quoted(n)} = CASE WHEN EXCLUDED.digest IN (old.digest, '') THEN old.{_quoted(n)} END" for n in others]  # else NULL
+        taken = [f"{quoted(name)} = EXCLUDED.{quoted(name)}" for name in written if name != "id"]
+        kept = [f"{quoted(n)} = CASE WHEN EXCLUDED.digest IN (old.digest, '') THEN old.{quoted(n)} END" for n in others]  # else NULL
         asked = (
-            f"INSERT INTO {self._table} AS old ({', '.join(map(_quoted, written))}) VALUES ({', '.join(['%s'] * len(written))}) "
+            f"INSERT INTO {self._table} AS old ({', '.join(map(quoted, written))}) VALUES ({', '.join(['%s'] * len(written))}) "
             f"ON CONFLICT (id) DO UPDATE SET {', '.join(taken + kept)}"
         )
         values = [[*map(_storable, row.fixed().values()), _sent(row, mine), row.status] for row in rows]
@@ -103,12 +102,12 @@ class PgvectorIndex(Index):
     def rows(
         self, *, where: str | None = None, columns: Sequence[str] = (), batch_size: int = 1024, only_ok: bool = False
     ) -> Iterator[Row]:
-        wanted = [self._column(name) for name in columns]
-        status = [f"{_quoted(column.status)} = '{OK}'" for column in wanted] or [f"status = '{OK}'"]
+        wanted = [self.column(name) for name in columns]
+        status = [f"{quoted(column.status)} = '{OK}'" for column in wanted] or [f"status = '{OK}'"]
         condition, values = self._condition(where, status if only_ok else [])
         names = [*FIXED, *(name for column in wanted for name in (column.name, column.status))]
-        asked = f"SELECT {', '.join(map(_quoted, names))} FROM {self._table} WHERE {condition}"
-        connection = _connect(self._dsn)  # of its own, so that the caller may write between two rows
+        asked = f"SELECT {', '.join(map(quoted, names))} FROM {self._table} WHERE {condition}"
+        connection = connect(self._dsn)  # of its own, so that the caller may write between two rows
         try:
             with self._reading(connection), connection.cursor(name="rows", binary=True) as cursor:
                 cursor.itersize = batch_size
@@ -119,9 +118,9 @@ class PgvectorIndex(Index):
             connection.close()
 
     def get(self, row_id: str, columns: Sequence[str] = ()) -> Row | None:
-        wanted = [self._column(name) for name in columns]
+        wanted = [self.column(name) for name in columns]
         names = [*FIXED, *(name for column in wanted for name in (column.name, column.status))]
-        asked = f"SELECT {', '.join(map(_quoted, names))} FROM {self._table} WHERE id = %s"
+        asked = f"SELECT {', '.join(map(quoted, names))} FROM {self._table} WHERE id = %s"
         with self._reading() as connection:
             found = connection.execute(asked, [_storable(row_id)], binary=True).fetchone()
         return None if found is None else _row(found, wanted)
@@ -129,10 +128,10 @@ class PgvectorIndex(Index):
     def search(
         self, vector: Vector, column: str, top: int = NEAREST, *, where: str | None = None, exact: bool = False
     ) -> list[tuple[Row, float]]:
-        mine = self._searchable(column, vector)
-        condition, values = self._condition(where, [f"{_quoted(mine.status)} = '{OK}'"])
+        mine = self.searchable(column, vector)
+        condition, values = self._condition(where, [f"{quoted(mine.status)} = '{OK}'"])
         asked = (
-            f"SELECT {', '.join(map(_quoted, FIXED))}, {_quoted(column)} <=> %s AS distance FROM {self._table} "
+            f"SELECT {', '.join(map(quoted, FIXED))}, {quoted(column)} <=> %s AS distance FROM {self._table} "
             f"WHERE {condition} ORDER BY distance LIMIT %s"
         )
         with self._reading() as connection:
@@ -143,8 +142,8 @@ class PgvectorIndex(Index):
         return [(_row(each, []), float(np.clip(np.nan_to_num(each[-1], nan=1.0), 0, 2))) for each in found]
 
     def build_index(self, column: str) -> Built:
-        mine = self._searchable(column)
-        status, name = _quoted(mine.status), _quoted(f"{self._name[:20]}_{column[:30]}_hnsw")
+        mine = self.searchable(column)
+        status, name = quoted(mine.status), quoted(f"{self._name[:20]}_{column[:30]}_hnsw")
         with self._reading() as connection:
             (num_rows,) = connection.execute(f"SELECT count(*) FROM {self._table} WHERE {status} = '{OK}'").fetchone()
         if num_rows < WORTH_AN_INDEX or mine.dim > WIDEST_INDEX:
@@ -152,7 +151,7 @@ class PgvectorIndex(Index):
         with self._writing() as connection:
             connection.execute("SET LOCAL maintenance_work_mem = '512MB'")
             connection.execute(f"DROP INDEX IF EXISTS {name}")
-            of = f"USING hnsw ({_quoted(column)} vector_cosine_ops) WHERE {status} = '{OK}'"
+            of = f"USING hnsw ({quoted(column)} vector_cosine_ops) WHERE {status} = '{OK}'"
             connection.execute(f"CREATE INDEX {name} ON {self._table} {of}")
             connection.execute(f"ANALYZE {self._table}")
         return Built("HNSW", num_rows, self.recall(column))
@@ -171,8 +170,8 @@ class PgvectorIndex(Index):
         """Check the table, after creating it if that was asked for, and teach the connection the type `vector`."""
         if create:
             with self._writing(alone=True) as connection:
-                _add_extension(connection)
-                fields = ", ".join(f"{_quoted(name)} {_TYPES.get(name, 'text')}" for name in FIXED)
+                add_extension(connection)
+                fields = ", ".join(f"{quoted(name)} {_TYPES.get(name, 'text')}" for name in FIXED)
                 connection.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({fields}, PRIMARY KEY (id))")
         with self._reading():
             names = [name for name, _ in self._attributes()]
@@ -182,30 +181,14 @@ class PgvectorIndex(Index):
         missing = [name for name in FIXED if name not in names]
         if missing:
             raise ConfigError(f"{self.name} is a table of another schema", got="no " + ", ".join(missing), fix="Name another table.")
-        with _failures("the server has no pgvector"):
-            _libraries()[1].register_vector(self._connection)
+        with failures("the server has no pgvector"):
+            register_vector(self._connection)
 
     def _attributes(self) -> list[tuple[str, str | None]]:
         """Return name and comment of each column of the table, in their order; none if there is no table."""
-        with _failures(f"{self.name} cannot be read"):
-            found: list[tuple[str, str | None]] = self._connection.execute(_MISSING_TABLE, [self._table]).fetchall()
+        with failures(f"{self.name} cannot be read"):
+            found: list[tuple[str, str | None]] = self._connection.execute(_ATTRIBUTES, [self._table]).fetchall()
         return found
-
-    def _column(self, name: str) -> Column:
-        columns = self.columns()
-        if name not in columns:
-            expected = "one of " + ", ".join(columns) if columns else None
-            raise ConfigError(f"{self.name} has no column of vectors of this name", got=name, expected=expected)
-        return columns[name]
-
-    def _searchable(self, name: str, vector: Vector | None = None) -> Column:
-        column = self._column(name)
-        if column.kind != "clip":
-            raise ConfigError(f"column {name} holds {column.kind}, and a search needs one vector per clip", fix="Choose another --column.")
-        if vector is not None and vector.shape != (column.dim,):
-            got, expected = f"a vector of shape {tuple(vector.shape)}", f"({column.dim},)"
-            raise ConfigError(f"column {name} has another width", got=got, expected=expected)
-        return column
 
     def _condition(self, where: str | None, others: Sequence[str]) -> tuple[str, list[Value]]:
         """Join a condition with others; return SQL and its parameters."""
@@ -227,14 +210,14 @@ class PgvectorIndex(Index):
     def _reading(self, connection: Any = None) -> Iterator[Any]:
         """Yield a connection inside a transaction that cannot write."""
         used = self._connection if connection is None else connection
-        with _failures(f"{self.name} cannot be read"), used.transaction():
+        with failures(f"{self.name} cannot be read"), used.transaction():
             used.execute("SET TRANSACTION READ ONLY")
             yield used
 
     @contextmanager
     def _writing(self, *, alone: bool = True) -> Iterator[Any]:
         """Yield the connection inside a transaction; `alone` if it changes the table itself, for which processes take turns."""
-        with _failures(f"cannot write {self.name}"), self._connection.transaction():
+        with failures(f"cannot write {self.name}"), self._connection.transaction():
             if alone:
                 self._connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"stjepa {self._name}"])
             yield self._connection
@@ -262,80 +245,16 @@ def join_place(dsn: str, table: str) -> str:
     return f"{dsn}#{table}"
 
 
-def _connect(dsn: str) -> Any:
-    psycopg, adapters = _libraries()
-    try:
-        settings = psycopg.conninfo.conninfo_to_dict(dsn)
-    except psycopg.Error as error:
-        fix = "Example: postgresql://user@host/database."
-        raise ConfigError("the DSN cannot be read", got=_first_line(error), fix=fix) from error
-    where = f"{settings.get('host', 'this machine')}, database {settings.get('dbname', settings.get('user', ''))}"  # never the password
-    settings.setdefault("connect_timeout", CONNECT_SECONDS)
-    try:
-        connection = psycopg.connect(**settings, autocommit=True)
-    except psycopg.Error as error:
-        raise NotReadyError(f"the PostgreSQL server at {where} does not answer", got=_first_line(error)) from error
-    if connection.execute("SELECT to_regtype('vector')").fetchone()[0] is not None:
-        adapters.register_vector(connection)
-    return connection
-
-
-def _add_extension(connection: Any) -> None:
-    """Create the extension where it is not yet there; that needs a right that writing rows does not."""
-    if connection.execute("SELECT count(*) FROM pg_extension WHERE extname = 'vector'").fetchone()[0]:
-        return
-    try:
-        connection.execute("CREATE EXTENSION vector")
-    except _libraries()[0].Error as error:
-        fix = "Install pgvector on the server, and let an administrator type `CREATE EXTENSION vector`."
-        raise NotReadyError("the database has no pgvector", got=_first_line(error), fix=fix) from error
-
-
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
-    """Turn what PostgreSQL raises into one sentence."""
-    psycopg = _libraries()[0]
-    try:
-        yield
-    except (psycopg.Error, UnicodeError) as error:
-        raise StjepaError(what, got=_first_line(error)) from error
-
-
-def _libraries() -> tuple[Any, Any]:
-    try:
-        import pgvector.psycopg
-        import psycopg
-        import psycopg.conninfo
-        import psycopg.sql
-    except ImportError as error:
-        raise NotReadyError("the driver of PostgreSQL is not installed", fix=how_to_install(extra="pgvector")) from error
-    return psycopg, pgvector.psycopg
-
-
-def _quoted(name: str) -> str:
-    """Return a name between double quotes; names are checked where they enter, and here once more."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise ConfigError("not a name of a table or column", got=repr(name))
-    return f'"{name}"'
-
-
 def _storable(value: Any) -> Any:
     """Return a value as PostgreSQL stores it: its texts have no NUL."""
     return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
 def _sent(row: Row, column: Column) -> Any:
-    """Return the vector of a row as it is sent, or None.
-
-    Raises:
-        ConfigError: It has another shape.
-    """
-    vector = row.vectors.get(column.name)
+    """Return the vectors of a row as they are sent, or None."""
+    vector = row.vectors_of(column)
     if vector is None:
         return None
-    if vector.ndim != (1 if column.kind == "clip" else 2) or vector.shape[-1] != column.dim:
-        got, expected = f"shape {tuple(vector.shape)}", f"width {column.dim}"
-        raise ConfigError(f"{row.uri}: its vectors do not fit column {column.name}", got=got, expected=expected)
     numbers = np.ascontiguousarray(vector, np.float32)
     return numbers if column.kind == "clip" else list(numbers)
 
@@ -355,7 +274,3 @@ def _received(value: Any, column: Column) -> Vector | None:
     if column.kind == "clip":
         return np.asarray(value.to_numpy(), np.float32)
     return np.stack([each.to_numpy() for each in value]).astype(np.float32) if value else np.zeros((0, column.dim), np.float32)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

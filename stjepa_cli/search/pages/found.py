@@ -8,7 +8,7 @@ from pathlib import Path
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.progress import Progress
 from stjepa_cli.search.find import Found
-from stjepa_cli.search.pages.previews import Preview, shown_loops, tile
+from stjepa_cli.search.pages.previews import Preview, described, shown_loops, tile, times_of
 from stjepa_cli.search.records import Row
 from stjepa_cli.viz import html
 
@@ -30,8 +30,8 @@ def write_found(path: Path, found: Found, command: str, *, workers: int, progres
     """
     rows = _rows(found)
     previews = shown_loops(rows, workers, progress)
-    title = f"Videos like {found.query.name.rstrip('/').rpartition('/')[2]}"
-    write_atomic(path, html.page(title, _body(title, found, previews, command)).encode())
+    title = f"Videos like {described(found.query.row)[0] if found.query.row else found.query.name}"
+    write_atomic(path, html.page(title, _body(title, found, previews, command)).encode(errors="backslashreplace"))
     return sum(preview.picture is None for preview in previews)
 
 
@@ -58,7 +58,7 @@ def _body(title: str, found: Found, previews: list[Preview], command: str) -> It
     gone = [preview.error for preview in previews if preview.error]
     if gone:
         yield html.folded(f"{len(gone)} cannot be shown", map(html.paragraph, gone))
-    rows = [(hit.row.uri, f"{hit.distance:.4f}", _times(hit.row.start_seconds, hit.row.end_seconds), hit.row.id) for hit in found.hits]
+    rows = [(hit.row.uri, f"{hit.distance:.4f}", times_of(hit.row), hit.row.id) for hit in found.hits]
     yield html.folded("Paths and ids", [html.table(("video", "distance", "seconds", "id"), rows)])
     yield html.heading("The same again")
     yield html.command(command)
@@ -68,7 +68,3 @@ def _rows(found: Found) -> list[Row]:
     """Return the rows that the page shows: what was searched for, if it is a video, and the first results."""
     asked = [] if found.query.row is None else [found.query.row]
     return [*asked, *(hit.row for hit in found.hits[:MOST_LOOPS])]
-
-
-def _times(start: float, end: float | None) -> str:
-    return "all" if end is None else f"{start:g} to {end:g}"

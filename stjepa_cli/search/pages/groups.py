@@ -30,7 +30,7 @@ def write_groups(path: Path, found: Duplicates, command: str, *, workers: int, p
     """
     shown = _shown(found)
     previews = shown_loops([member.row for group in shown for member in group], workers, progress)
-    write_atomic(path, html.page("Near-duplicates", _body(found, shown, previews, command)).encode())
+    write_atomic(path, html.page("Near-duplicates", _body(found, shown, previews, command)).encode(errors="backslashreplace"))
     return sum(preview.picture is None for preview in previews)
 
 
@@ -60,7 +60,7 @@ def _body(found: Duplicates, shown: list[tuple[Member, ...]], previews: list[Pre
     left = iter(previews)
     for number, (group, part) in enumerate(zip(found.groups, shown, strict=False), 1):
         yield html.heading(f"Group {number}: {len(group):,} rows")
-        yield html.gallery([tile(member.row, next(left), f"{member.similarity:.4f}") for member in part])
+        yield html.gallery([tile(member.row, next(left), f"similarity {member.similarity:.4f}") for member in part])
         if len(group) > len(part):
             yield html.paragraph(f"The first {len(part)} are shown.", quiet=True)
     if len(found.groups) > len(shown):

@@ -23,6 +23,7 @@ LOOP_FRAMES = 8
 LOOP_PX = 240  # longer side
 FRAME_MS, LAST_MS = 220, 500
 THUMBNAIL_PX = 144  # longer side
+AROUND_SECONDS = 1.0  # on both sides of a moment, which has no length of its own
 MAX_DECODERS = 4  # threads; each holds one whole frame
 
 
@@ -69,9 +70,14 @@ def tile(row: Row, preview: Preview, *words: str) -> html.Tile:
 def described(row: Row) -> tuple[str, ...]:
     """Return the name of the file of a row, and its times if it is a part of a video."""
     name = row.uri.rstrip("/").rpartition("/")[2]
+    return (name,) if row.end_seconds is None else (name, f"{times_of(row)} s")
+
+
+def times_of(row: Row) -> str:
+    """Return which seconds of a video a row stands for: `all`, `2 to 4`, or `at 3` for a moment."""
     if row.end_seconds is None:
-        return (name,)
-    return name, f"{row.start_seconds:g} to {row.end_seconds:g} s"
+        return "all"
+    return f"at {row.start_seconds:g}" if row.end_seconds == row.start_seconds else f"{row.start_seconds:g} to {row.end_seconds:g}"
 
 
 def folder_of(row: Row) -> str:
@@ -99,8 +105,9 @@ def _frames(row: Row, num_frames: int, side_px: int) -> Tensor:
     with Video(location(row.uri)) as video:
         first, end = 0, video.num_frames
         if row.fps and row.end_seconds is not None:
-            first = min(int(row.start_seconds * row.fps), video.num_frames - 1)
-            end = max(first + 1, min(round(row.end_seconds * row.fps), video.num_frames))
+            more = AROUND_SECONDS if row.end_seconds == row.start_seconds else 0.0
+            first = max(0, min(int((row.start_seconds - more) * row.fps), video.num_frames - 1))
+            end = max(first + 1, min(round((row.end_seconds + more) * row.fps), video.num_frames))
         wanted = tuple(evenly(range(first, end), num_frames))
         scale = min(1.0, side_px / max(video.height, video.width))
         size = (max(1, round(video.height * scale)), max(1, round(video.width * scale)))

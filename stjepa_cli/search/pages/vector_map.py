@@ -130,7 +130,9 @@ def write_map(
         page=path,
         bytes=0,
     )
-    page = html.page(f"Map of {gathered.table}", _body(mapped, points, command), style=STYLE, script=SCRIPT).encode()
+    page = html.page(f"Map of {gathered.table}", _body(mapped, points, command), style=STYLE, script=SCRIPT).encode(
+        errors="backslashreplace"
+    )
     write_atomic(path, page)
     return Mapped(**{**vars(mapped), "bytes": len(page)})
 

@@ -134,6 +134,12 @@
     canvas.style.touchAction = zoom > 1 ? "none" : "pan-y";  // a finger scrolls the page until the map is enlarged
   }
 
+  function reveal(i) {  // the keyboard may lead out of the enlarged part
+    if (screenX(i) < MARGIN || screenX(i) > width - MARGIN) left += width / 2 - screenX(i);
+    if (screenY(i) < MARGIN || screenY(i) > height - MARGIN) top += height / 2 - screenY(i);
+    clamp();
+  }
+
   function resize() {
     width = canvas.clientWidth;
     height = canvas.clientHeight;
@@ -182,11 +188,12 @@
     pinned = true;
     if (chosen < 0) return show(nearest(width / 2, height / 2, width + height));
     let best = chosen, least = Infinity;
-    for (let i = 0; i < count; i++) {
+    for (const i of data.rows.flatMap((rows, group) => stands(group) ? rows : [])) {
       const dx = screenX(i) - screenX(chosen), dy = screenY(i) - screenY(chosen);
       const ahead = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
       if (i !== chosen && ahead > 0 && aside <= ahead && ahead + aside < least) { least = ahead + aside; best = i; }
     }
+    reveal(best);
     show(best);
   });
   entries.forEach((entry, group) => entry.addEventListener("click", () => {

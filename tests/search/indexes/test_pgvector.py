@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import uuid
 
 import numpy as np
@@ -12,7 +13,7 @@ from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError
 from stjepa_cli.search.indexes.base import open_index
 from stjepa_cli.search.indexes.pgvector import WIDEST_INDEX, WORTH_AN_INDEX, join_place, split_place
 from stjepa_cli.search.records import Column, Row
-from tests.search.indexes.contract import FIRST, row
+from tests.search.indexes.contract import FIRST, row, vector
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -53,6 +54,38 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_the_password(dsn:
 def test_a_dsn_that_is_none_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="the DSN cannot be read"):
         open_index("postgresql://host/db?nosuch=1#videos")
+
+
+def test_without_the_driver_the_command_that_installs_it_is_named(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(NotReadyError, match=r"driver of PostgreSQL is not installed.*stjepa\[pgvector\]"):
+        open_index(place)
+
+
+def test_a_database_without_the_extension_says_who_can_help(postgres: str) -> None:
+    name = f"d{uuid.uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN")
+        connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+    dsn = postgres.replace("/postgres?", f"/{name}?").replace("user=tests", f"user={name}")
+    with pytest.raises(NotReadyError, match=r"the database has no pgvector.*CREATE EXTENSION vector"):
+        open_index(join_place(dsn, "videos"), create=True)
+
+
+def test_a_user_who_may_only_read_can_search(postgres: str, place: str) -> None:
+    _, table = split_place(place)
+    reader = f"r{uuid.uuid4().hex}"
+    with open_index(place, create=True) as index:
+        index.add_column(FIRST)
+        index.upsert([row(1), row(2)], "first")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {reader} LOGIN")
+        connection.execute(f"GRANT SELECT ON {table} TO {reader}")
+    with open_index(place.replace("user=tests", f"user={reader}")) as index:
+        assert [found.uri for found, _ in index.search(vector(1), "first", 1)] == ["/clips/1.mp4"]
+        assert len(list(index.rows())) == 2
+        with pytest.raises(StjepaError, match="cannot write"):
+            index.upsert([row(3)], "first")
 
 
 def test_a_table_of_another_schema_is_refused_and_left_alone(postgres: str, place: str) -> None:
@@ -102,13 +135,13 @@ def test_a_connection_that_is_lost_is_one_sentence(place: str) -> None:
 
 def test_a_wide_column_is_searched_exactly(place: str) -> None:
     column = Column("wide", "clip", WIDEST_INDEX + 1, "hog", "d" * 64)
-    vector = np.zeros(column.dim, np.float32)
-    vector[-1] = 1
+    last = np.zeros(column.dim, np.float32)
+    last[-1] = 1
     with open_index(place, create=True) as index:
         index.add_column(column)
-        index.upsert([dataclasses.replace(row(1), vectors={"wide": vector})], "wide")
+        index.upsert([dataclasses.replace(row(1), vectors={"wide": last})], "wide")
         assert index.build_index("wide").kind == "exact"
-        assert index.search(vector, "wide")[0][1] == pytest.approx(0, abs=1e-6)
+        assert index.search(last, "wide")[0][1] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -117,7 +150,7 @@ def test_a_large_table_gets_an_approximate_index_that_finds_nearly_all(place: st
     numbers = np.random.default_rng(0).standard_normal((WORTH_AN_INDEX, 16)).astype(np.float32)
     with open_index(place, create=True) as index:
         index.add_column(column)
-        rows = [Row(f"/{i}.mp4", digest="1", duration_seconds=float(i), vectors={"many": vector}) for i, vector in enumerate(numbers)]
+        rows = [Row(f"/{i}.mp4", digest="1", duration_seconds=float(i), vectors={"many": each}) for i, each in enumerate(numbers)]
         for start in range(0, len(rows), 2000):
             index.upsert(rows[start : start + 2000], "many")
         built = index.build_index("many")
