@@ -88,7 +88,7 @@ def embed(
         str | None, typer.Option(metavar="SECONDS|COLUMN", help="Moment of a window, or the column of the source table that holds it.")
     ] = None,
     output: Annotated[Output, typer.Option(help="One vector per clip, one per time step (frames), or all tokens.")] = Output.clip,
-    pool: Annotated[Pool, typer.Option(help="How tokens become the vector of a clip.")] = Pool.mean,
+    pool: Annotated[Pool | None, typer.Option(help="How tokens become the vector of a clip.", show_default="mean")] = None,
     stride: Annotated[float | None, typer.Option(metavar="SECONDS", help="Embed parts of each video too, this far apart.")] = None,
     length: Annotated[float | None, typer.Option(metavar="SECONDS", help="Length of a part.", show_default="the stride")] = None,
     uri_column: Annotated[str, typer.Option(help="Column of a source table with paths or URLs.")] = "uri",
@@ -113,7 +113,7 @@ def embed(
         from stjepa_cli.search.embedding import Recipe
         from stjepa_cli.search.parts import Framing
 
-        pooling = {Output.clip: pool.value, Output.frames: Pool.mean.value, Output.tokens: "none"}[output]
+        pooling = pool.value if pool is not None else "none" if output == Output.tokens else Pool.mean.value
         framing = Framing(strategy.value, stride, length)
         recipe = Recipe(column, output.value, pooling, framing, on_error.value, block_size)
         request = EmbedRequest(

@@ -76,6 +76,7 @@ def test_a_table_has_a_name_of_its_own(stjepa: Program) -> None:
         (("clips", "--table", "db", "--length", "3"), "Add `--stride SECONDS`"),
         (("clips", "--table", "db", "--strategy", "window"), "Add `--window-center"),
         (("clips", "--table", "db", "--engine", "spark"), "unknown engine"),
+        (("clips", "--table", "db", "--output", "tokens", "--pool", "max"), "this pooling does not make tokens: got max, expected none"),
         (("clips", "--table", "db", "--column", "a b"), "a column cannot have this name"),
         (("gs://bucket/clips", "--table", "db"), "gs://"),
         (("nosuch://bucket/clips", "--table", "db"), "unknown protocol"),

@@ -19,7 +19,8 @@ from stjepa_cli.search.embed import EmbedRequest, EmbedResult, build_index, embe
 from stjepa_cli.search.embedding import Recipe
 from stjepa_cli.search.indexes.base import open_index
 from stjepa_cli.search.parts import Framing
-from stjepa_cli.search.records import Row, row_id
+from stjepa_cli.search.reading import Item, Reader
+from stjepa_cli.search.records import Known, Row, row_id
 from tests.media import moving_square, truncate, upload, write_empty, write_video
 from tests.search.clips import DIM, MODEL, NUM_TOKENS, STEPS, write_clips
 
@@ -292,6 +293,19 @@ class TestFailures:
         assert (counts(result), result.failed[0].error) == ((2, 0, 1, 1), "there is no such file")
         assert counts(run(tmp_path / "list.csv", table, Recipe("second"))) == (2, 1, 0, 1)
         assert len(vectors(table)) == 2
+
+    def test_a_video_that_changes_while_it_is_read_is_not_embedded(self, clips: Path) -> None:
+        clip = clips / "000.mp4"
+
+        class Rewriting(dict[str, Known]):
+            """Knows nothing, and replaces the file when it is asked: after the first look at it, before it is decoded."""
+
+            def get(self, key: str, default: Any = None) -> Any:
+                write_video(clip, moving_square(direction=2, seed=77))
+                return default
+
+        found = Reader(Encoder.from_pretrained(MODEL, device="cpu").clip, known=Rewriting()).read(Item(str(clip)))
+        assert (found.clips, found.error) == (None, "it has changed while it was read")
 
     def test_a_request_that_makes_no_sense_is_refused(self, clips: Path, table: str) -> None:
         with pytest.raises(ConfigError, match="unknown engine: got 'spark', expected one of "):

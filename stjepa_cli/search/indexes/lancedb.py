@@ -13,13 +13,13 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install, storage_errors
+from stjepa_cli.core.errors import CacheError, ConfigError, NotReadyError, StjepaError, how_to_install, storage_errors
 from stjepa_cli.core.locations import is_folder, is_local, location, names
 from stjepa_cli.search import arrow
 from stjepa_cli.search.filters import fields, parse
@@ -210,7 +210,12 @@ def _turn(lock: Path | None, name: str) -> Iterator[None]:
     if lock is None:
         yield
         return
-    with holding(lock, range(CREATION, CREATION + 1), f"the table {name}", wait_s=_WAIT_S):
+    with ExitStack() as held:
+        try:
+            held.enter_context(holding(lock, range(CREATION, CREATION + 1), f"the table {name}", wait_s=_WAIT_S))
+        except CacheError as error:
+            fix = "Wait for it, then run the same command again: it goes on where it was."
+            raise StjepaError(f"another process has been writing the table {name} for {_WAIT_S:g} s", fix=fix) from error
         yield
 
 

@@ -26,6 +26,9 @@ def test_a_large_table_gets_an_index_that_finds_later_rows_too(tmp_path: Path) -
     with open_index(str(tmp_path), create=True) as index:
         index.add_column(COLUMN)
         index.upsert(rows(0, WORTH_AN_INDEX), "vector")
+        bad = {"digest": "1", "status": "error", "error": "broken"}
+        index.upsert([Row("/null.mp4", **bad, vectors={"vector": None})], "vector")  # type: ignore[arg-type]
+        index.upsert([Row("/zero.mp4", **bad, vectors={"vector": np.zeros(8, np.float32)})], "vector")  # type: ignore[arg-type]
         built = index.build_index("vector")
         assert (built.kind, built.rows) == ("IVF_SQ", WORTH_AN_INDEX)
         assert built.recall >= 0.9
@@ -38,6 +41,8 @@ def test_a_large_table_gets_an_index_that_finds_later_rows_too(tmp_path: Path) -
         assert distance == pytest.approx(0, abs=1e-5)
         index.tidy()
         assert index.build_index("vector").rows == WORTH_AN_INDEX + 1
+        everything = index.search(vector, "vector", WORTH_AN_INDEX + 10)
+        assert {"/null.mp4", "/zero.mp4"}.isdisjoint(row.uri for row, _ in everything)
 
 
 def test_a_place_is_a_folder_or_a_folder_and_a_name(tmp_path: Path) -> None:
