@@ -11,7 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from stjepa_cli import __version__
-from stjepa_cli.commands import benchmark, cache, console, demo, download_check, export, infer, inspect, pretrain, report, streams
+from stjepa_cli.commands import (
+    benchmark,
+    cache,
+    console,
+    demo,
+    download_check,
+    embed,
+    export,
+    infer,
+    inspect,
+    pretrain,
+    report,
+    search,
+    search_pages,
+    streams,
+)
 from stjepa_cli.core import threads
 from stjepa_cli.core.errors import StjepaError
 
@@ -44,6 +59,9 @@ app.add_typer(infer.app, name="infer")
 app.add_typer(inspect.app, name="inspect")
 report.register(app)
 export.register(app)
+embed.register(app)
+search.register(app)
+search_pages.register(app)
 demo.register(app)
 app.add_typer(benchmark.app, name="benchmark")
 

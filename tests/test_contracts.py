@@ -140,6 +140,34 @@ class Lazy(Engine):
 
 plugin = Lazy
 '''
+INDEX = '''
+"""A database that nobody has said where to keep."""
+
+from stjepa_cli.search.indexes.base import Index
+
+
+class Elsewhere(Index):
+    """Keeps nothing."""
+
+
+plugin = Elsewhere
+'''
+
+EMBEDDER = '''
+"""An engine that embeds nothing."""
+
+from stjepa_cli.search.engines.base import Engine
+
+
+class Idle(Engine):
+    """Yields nothing."""
+
+    def run(self, job):
+        return iter(())
+
+
+plugin = Idle
+'''
 
 PLUGINS = {
     "teachers/dropin_good": GOOD_TEACHER.replace("{tokens}", RIGHT),
@@ -149,6 +177,8 @@ PLUGINS = {
     "evaluation/probes/dropin_probe": PROBE,
     "training/objectives/dropin_objective": OBJECTIVE,
     "cache/engines/dropin_engine": ENGINE,
+    "search/engines/dropin_embedder": EMBEDDER,
+    "search/indexes/dropin_index": INDEX,
 }
 FOUND_OUT_BY = {
     "dropin_swapped": "test_tokens_are_in_time_height_width_order",
@@ -157,6 +187,8 @@ FOUND_OUT_BY = {
     "dropin_probe": "test_test_labels_are_for_scoring_only",
     "dropin_objective": "test_all_randomness_comes_from_the_generator",
     "dropin_engine": "test_it_fills_the_shards",
+    "dropin_embedder": "test_it_embeds_what_the_encoder_embeds_in_its_order",
+    "dropin_index": "tests/search/indexes/test_base.py must say where dropin_index keeps a table",
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stjepa_cli.commands import console, options
+from stjepa_cli.core.errors import install_command
 from stjepa_cli.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("demo"),
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the generated videos, the caches and the features too.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the videos pretrained on, the caches and the features too.")] = False,
     all_rows: Annotated[
         bool, typer.Option("--all", help="Also pretrain students by the published recipe `st-jepa` and score raw pixels: twice as long.")
     ] = False,
@@ -65,3 +67,5 @@ def _show(result: DemoResult) -> None:
         [(row.model, row.saw_labels, *(f"{row.figures[name]:.3f}" for name in ("knn", "linear", "r1"))) for row in result.table],
         caption=f"{videos['train']} train and {videos['test']} test videos",
     )
+    needed = [] if importlib.util.find_spec("lancedb") else [install_command(extra="search")]
+    console.show_lines("Next, search these videos and see all of them on a map:", [*needed, result.search, result.map])

@@ -64,3 +64,14 @@ UCF101Root = Annotated[
 Device = Annotated[str, typer.Option(autocompletion=complete_device, help="Device: auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=1, help="Number of threads that decode videos.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Clips per forward pass of the encoder.")]
+Pgvector = Annotated[
+    str | None,
+    typer.Option(metavar="DSN", help="PostgreSQL database with pgvector that holds the table (postgresql://user@host/database)."),
+]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="Column of vectors.", show_default="the only one, or video_embedding")]
+Where = Annotated[str | None, typer.Option(metavar="CONDITION", help='Rows to take, such as "duration_seconds > 3".', show_default="all")]
+
+
+def table_place(table: str, dsn: str | None) -> str:
+    """Return the place of a table for `open_index`: a LanceDB folder, or a table of a database."""
+    return table if dsn is None else f"{dsn}#{table}"

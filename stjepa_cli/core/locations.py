@@ -147,6 +147,18 @@ def file_sizes(folder: Location, wanted: Container[str]) -> Iterator[tuple[str, 
                 yield name, folder.fs.size(entry["name"]) if entry["size"] is None else entry["size"]
 
 
+def remote_version(place: UPath) -> str:
+    """Return what a server says of a file that changes when the file does: its size, and its tag or time of writing.
+
+    Raises:
+        OSError: The file does not exist, or the server does not answer.
+    """
+    with driver_errors():
+        found = place.fs.info(place.path)
+    tags = ("ETag", "etag", "md5Hash", "md5", "crc32c", "content_settings", "LastModified", "last_modified", "updated", "mtime", "created")
+    return " ".join(str(found[name]) for name in ("size", *tags) if found.get(name) is not None)
+
+
 def total_bytes(place: Location) -> int:
     """Return the total size in bytes of all files below a folder, 0 if it does not exist.
 
@@ -178,14 +190,16 @@ class RemoteFile(io.RawIOBase):
 
     Args:
         place: Location of the file.
+        block_bytes: Bytes per request, or None for the driver's own number.
 
     Raises:
         OSError: The file does not exist or cannot be read, on opening or at any later call.
     """
 
-    def __init__(self, place: UPath) -> None:
+    def __init__(self, place: UPath, block_bytes: int | None = None) -> None:
+        options: dict[str, Any] = {"block_size": block_bytes} if block_bytes else {}
         with driver_errors():
-            self._file: Any = place.open("rb")
+            self._file: Any = place.open("rb", **options)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")

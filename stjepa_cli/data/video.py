@@ -7,7 +7,7 @@ pixels, whoever cuts them: teacher, student and evaluation all decode here.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +58,21 @@ class Video:
         num_frames: Number of frames that can be decoded, counted and never taken from the header.
         height: Height of a frame as shown, in pixels.
         width: Width of a frame as shown, in pixels.
+        fps: Frames per second on average, or 0 if the file does not say.
+
+    Args:
+        path: The file.
+        block_bytes: Bytes per request to a remote file, or None for the driver's own number.
 
     Raises:
         VideoError: The file is missing, empty, cut short, without a video stream, or a single frame.
         NotReadyError: FFmpeg's libraries are missing.
     """
 
-    def __init__(self, path: Location) -> None:
+    def __init__(self, path: Location, block_bytes: int | None = None) -> None:
         self.path = path
         with ExitStack() as opened, reading(path):
-            self._source: Source = path if is_local(path) else opened.enter_context(RemoteFile(path))
+            self._source: Source = path if is_local(path) else opened.enter_context(RemoteFile(path, block_bytes))
             self._inspect(path)
             self._opened = opened.pop_all()
 
@@ -84,6 +89,7 @@ class Video:
         self.num_frames = len(self._decoder)
         check_whole(path, self._source, metadata.num_frames_from_header, self.num_frames)
         self.height, self.width = metadata.height or 0, metadata.width or 0
+        self.fps = float(metadata.average_fps or 0)
         self._sequential = path.suffix.lower() == ".avi" and self._starts_late()
         if self._sequential:
             self.num_frames = self._count_frames()
@@ -91,6 +97,11 @@ class Video:
             raise VideoError(path, "it has a single frame, expected 2 or more")
         if not self.height or not self.width:
             raise VideoError(path, "its frames have no size")
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """The length of the frames that can be decoded, or None if the file does not say how fast they are shown."""
+        return self.num_frames / self.fps if self.fps > 0 else None
 
     def frames(self, indices: tuple[int, ...]) -> Tensor:
         """Decode the frames at `indices`, in that order: uint8 (T, 3, height, width)."""
@@ -153,26 +164,34 @@ def read_clip(path: Location, spec: ClipSpec, *, clip_id: str = "", view: int = 
 
 
 def read_clips(path: Location, spec: ClipSpec, eval_clips: EvalClips) -> Tensor:
-    """Cut several clips from a video, opened once: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
-
-    A frame that several clips take is decoded once, and at most as many whole frames as a clip has are in memory.
+    """Cut several clips from a video, opened once: uint8 (C, T, 3, S, S).
 
     Raises:
         VideoError: The file cannot be used; the message names it and says why.
     """
     with Video(path) as video:
         cuts = cut_eval_clips(spec, eval_clips, num_frames=video.num_frames, height=video.height, width=video.width)
-        refs = [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in cuts]
-        if len(refs) == 1:
-            return _cut(video, refs[0]).unsqueeze(0)
-        distinct = tuple(sorted({i for ref in refs for i in ref.frame_indices}))
-        crops = {ref.crop: ref for ref in refs}
-        parts: dict[CropBox, list[Tensor]] = {crop: [] for crop in crops}
-        for frames in video.runs(distinct, spec.num_frames):
-            for crop, ref in crops.items():
-                parts[crop].append(_resized(frames, ref))
-        whole = {crop: torch.cat(found) for crop, found in parts.items()}
-        return torch.stack([whole[ref.crop][[distinct.index(i) for i in ref.frame_indices]] for ref in refs])
+        return cut_clips(video, [ClipRef(path, frame_indices, crop, spec.size_px) for frame_indices, crop in cuts])
+
+
+def cut_clips(video: Video, refs: Sequence[ClipRef]) -> Tensor:
+    """Cut C clips of the same length and size from an open video: uint8 (C, T, 3, S, S), each as its `ClipRef` alone would be decoded.
+
+    A frame that several clips take is decoded once, and at most as many whole frames as a clip has are in memory.
+
+    Raises:
+        VideoError: A frame cannot be decoded.
+    """
+    if len(refs) == 1:
+        return _cut(video, refs[0]).unsqueeze(0)
+    distinct = tuple(sorted({i for ref in refs for i in ref.frame_indices}))
+    crops = {ref.crop: ref for ref in refs}
+    parts: dict[CropBox, list[Tensor]] = {crop: [] for crop in crops}
+    for frames in video.runs(distinct, len(refs[0].frame_indices)):
+        for crop, ref in crops.items():
+            parts[crop].append(_resized(frames, ref))
+    whole = {crop: torch.cat(found) for crop, found in parts.items()}
+    return torch.stack([whole[ref.crop][[distinct.index(i) for i in ref.frame_indices]] for ref in refs])
 
 
 def decode(ref: ClipRef) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from stjepa_cli.training.pretrain import PretrainResult
 
 RESULT_FILE = "demo.json"
 PRETRAINED = "pretrained student"
+TABLE = "table"
 
 STUDENTS = (
     StudentRow(PRETRAINED, TEACHER, "dense", "checkpoints", {"epochs": 11}),
@@ -69,6 +71,8 @@ class DemoResult:
         table: The models and chance, on clips whose textures, outlines and speeds neither teacher nor student has seen.
         seconds: Wall time of this call.
         students: Every student by its name in the table.
+        search: Command that embeds the scored clips with the first student and searches them.
+        map: Command that draws all of them after that.
     """
 
     out: str
@@ -79,6 +83,8 @@ class DemoResult:
     table: tuple[Row, ...]
     seconds: float
     students: dict[str, PretrainResult] = field(default_factory=dict)
+    search: str = ""
+    map: str = ""
 
 
 def demo_plan(out: Path, *, all_rows: bool = False) -> BenchmarkPlan:
@@ -95,7 +101,8 @@ def demonstrate(plan: BenchmarkPlan, *, keep: bool = False, runtime: Runtime = R
 
     Args:
         plan: What to do; its folder is new, empty, or that of an earlier demo.
-        keep: Leave the generated videos, the caches and the features; checkpoints and reports stay in any case.
+        keep: Leave the videos that were pretrained on, the caches and the features; the scored videos, a few megabytes that can be
+            searched, the checkpoints and the reports stay in any case.
         runtime: Device, decoding threads and progress.
 
     Raises:
@@ -126,6 +133,8 @@ def demonstrate(plan: BenchmarkPlan, *, keep: bool = False, runtime: Runtime = R
             table=_table(plan, trained, scores),
             seconds=round(time.monotonic() - started, 1),
             students=students,
+            search=_search_command(plan),
+            map=shlex.join(["stjepa", "map", str(plan.out / TABLE), "--html", str(plan.out / "map.html")]),
         )
         write_atomic(plan.out / RESULT_FILE, (json.dumps(asdict(result), indent=2, default=str) + "\n").encode())
         folder.finish(plan.settings())
@@ -142,10 +151,19 @@ def _verified(plan: BenchmarkPlan, runtime: Runtime) -> dict[str, VerifyResult]:
 
 
 def _clean(plan: BenchmarkPlan) -> None:
-    """Remove videos, caches and features, which were all written here: the folder was empty before."""
-    for place in (plan.ssv2, plan.ucf101, plan.out / FEATURES, *(plan.cache(teacher) for teacher in plan.teachers)):
+    """Remove pretraining videos, caches and features, which were all written here: the folder was empty before."""
+    for place in (plan.ssv2, plan.out / FEATURES, *(plan.cache(teacher) for teacher in plan.teachers)):
         with storage_errors(place):
             shutil.rmtree(place)
+
+
+def _search_command(plan: BenchmarkPlan) -> str:
+    """Return the command that searches the scored clips for one of them, after embedding them with the first student."""
+    clip, table = min(plan.ucf101.rglob("*.avi")), str(plan.out / TABLE)
+    model = str(plan.run_folder(plan.students[0], plan.seeds[0]))
+    embed = ["stjepa", "embed", str(plan.ucf101), "--model", model, "--table", table]
+    search = ["stjepa", "search", table, str(clip), "--html", str(plan.out / "found.html")]
+    return f"{shlex.join(embed)} && {shlex.join(search)}"
 
 
 def _table(plan: BenchmarkPlan, trained: Trained, scores: Scores) -> tuple[Row, ...]:

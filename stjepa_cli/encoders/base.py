@@ -57,6 +57,10 @@ class Encoder(Protocol):
         """The token grid of a clip."""
 
     @property
+    def dim(self) -> int:
+        """Width D of a token."""
+
+    @property
     def digest(self) -> str:
         """sha256 over weights and geometry, 64 hex digits. Neither the name nor the path is part of it."""
 

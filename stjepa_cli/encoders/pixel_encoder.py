@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class PixelEncoder:
 
     name = "pixels"
     grid = TokenGrid(1, 1, 1)
+    dim = math.prod(SHAPE)
     layer = None
     saw_labels = LabelUse("no")
 

@@ -48,6 +48,11 @@ class StudentEncoder:
         """The token grid of a clip."""
         return self.clip.grid
 
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.student.config.dim
+
     @cached_property  # the student is frozen, and hashing takes as long as encoding a few videos
     def digest(self) -> str:
         """sha256 over weights, sizes and clip geometry, 64 hex digits."""

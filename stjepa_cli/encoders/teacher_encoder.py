@@ -28,6 +28,11 @@ class TeacherEncoder:
         return self.clip.grid
 
     @property
+    def dim(self) -> int:
+        """Width E of a token."""
+        return self.teacher.card.dim
+
+    @property
     def saw_labels(self) -> LabelUse:
         """Use of labels in its training."""
         return LabelUse(self.teacher.card.saw_labels or "unknown")

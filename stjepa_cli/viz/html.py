@@ -1,10 +1,11 @@
-"""Self-contained HTML pages: one file without scripts or network access, readable on a phone and on a dark screen.
+"""Self-contained HTML pages: one file without network access, readable on a phone and on a dark screen. Nearly all have no script.
 
 Standard library only. Every argument not named `..._html` is plain text and is escaped here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,8 @@ details{margin:.4em 0}summary{cursor:pointer;color:var(--link);padding:6px 0}
 .picture{display:block;max-width:100%;height:auto;border-radius:6px}
 @media (prefers-color-scheme:dark){.picture.drawn{filter:invert(.92) hue-rotate(180deg)}}
 .tiles{display:grid;gap:6px;margin:4px 0 18px;grid-template-columns:repeat(var(--few),minmax(0,1fr))}
+.gallery{display:grid;gap:14px 10px;margin:4px 0 18px;grid-template-columns:repeat(auto-fill,minmax(min(46%,190px),1fr))}
+.gallery .tile img,.gallery .tile .none{aspect-ratio:4/3;background:var(--code)}
 @media (min-width:700px){.tiles{grid-template-columns:repeat(var(--all),minmax(0,1fr))}}
 .tile img,.tile .none{display:block;width:100%;aspect-ratio:1;object-fit:cover;border-radius:6px}
 .tile .none{border:2px dotted var(--quiet);padding:8px;font-size:.8rem;color:var(--quiet)}.tile.asks img{border:4px solid var(--line)}
@@ -74,23 +77,35 @@ class Tile:
         alternative: Text alternative; empty if the lines below say it already.
         words: Lines below the picture, the first in bold type.
         right: Whether the answer shown is right; None if the tile is not an answer.
+        still: Media type and bytes of a picture for readers who ask their system for less motion; None if the picture does not move.
     """
 
     picture: tuple[str, bytes] | None
     alternative: str
     words: tuple[str, ...] = ()
     right: bool | None = None
+    still: tuple[str, bytes] | None = None
 
 
-def page(title: str, body_html: Iterable[str], *, reload_seconds: int | None = None) -> str:
-    """Return a whole document, which the browser loads again every `reload_seconds` seconds if that is given."""
+def page(title: str, body_html: Iterable[str], *, style: str = "", script: str = "", reload_seconds: int | None = None) -> str:
+    """Return a whole document.
+
+    Args:
+        title: Title of the window.
+        body_html: Parts of the page.
+        style: Style sheet of parts that few pages have.
+        script: The one script that the page may run: the policy names its digest, so whatever else the page contains is not run.
+        reload_seconds: Seconds after which a browser loads the page again, or None.
+    """
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
     again = "" if reload_seconds is None else f'<meta http-equiv="refresh" content="{reload_seconds}">'
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"{again}"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{CHART_STYLE}</style></head>\n<body>\n"
+        f"{again}<title>{escape(title)}</title>\n<style>{STYLE}{CHART_STYLE}{style}</style></head>\n<body>\n"
         + "\n".join(body_html)
+        + (f"\n<script>{script}</script>" if script else "")
         + "\n</body></html>\n"
     )
 
@@ -183,12 +198,19 @@ def tiles(cells: Sequence[Tile], *, few: int) -> str:
     return f'<div class="tiles" style="{style}">{"".join(map(_tile, cells))}</div>'
 
 
+def gallery(cells: Sequence[Tile]) -> str:
+    """Return pictures in as many columns as the page has room for, two on a phone."""
+    return f'<div class="gallery">{"".join(map(_tile, cells))}</div>'
+
+
 def _tile(cell: Tile) -> str:
     kind = {True: " right", False: " wrong", None: " asks" if cell.words else ""}[cell.right]
     mark = {True: "✓&nbsp;", False: "✗&nbsp;", None: ""}[cell.right]
     shown = '<div class="none">no picture</div>'
     if cell.picture is not None:
         shown = f'<img src="{_source(*cell.picture)}" alt="{escape(cell.alternative)}">'
+    if cell.picture is not None and cell.still is not None:
+        shown = f'<picture><source media="(prefers-reduced-motion:reduce)" srcset="{_source(*cell.still)}">{shown}</picture>'
     lines = [f"<b>{mark}{_breakable(word)}</b>" if i == 0 else _breakable(word) for i, word in enumerate(cell.words)]
     below = f"<figcaption>{'<br>'.join(lines)}</figcaption>" if lines else ""
     return f'<figure class="tile{kind}">{shown}{below}</figure>'

@@ -161,7 +161,7 @@ def encode_picture(pixels: Tensor, kind: str) -> bytes:
 
     Args:
         pixels: Tensor uint8 (3, H, W), RGB.
-        kind: `PNG` for pictures of few colours, `JPEG` for frames.
+        kind: `PNG` for pictures of few colours, `JPEG` for frames, `WEBP` for small frames of which a page holds many.
 
     Returns:
         The bytes of the image file.
@@ -189,7 +189,7 @@ def encode_animation(frames: Tensor, *, frame_ms: int, last_ms: int) -> bytes:
     return buffer.getvalue()
 
 
-_SETTINGS: dict[str, dict[str, int]] = {"PNG": {}, "JPEG": {"quality": 88}}
+_SETTINGS: dict[str, dict[str, int]] = {"PNG": {}, "JPEG": {"quality": 88}, "WEBP": {"quality": 60, "method": 4}}
 
 
 def shade(fraction: float) -> Colour:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -18,6 +20,9 @@ from stjepa_cli.demo.run import RESULT_FILE, DemoResult, demo_plan, demonstrate
 from stjepa_cli.demo.sizes import SIZES
 from stjepa_cli.models.checkpoint import list_checkpoints
 from stjepa_cli.models.tensor_file import read_tensors
+from stjepa_cli.search.embed import EmbedRequest, embed
+from stjepa_cli.search.find import find
+from stjepa_cli.search.indexes.base import open_index
 from tests.demo.plans import Interrupter, tiny_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -68,13 +73,30 @@ def test_its_json_has_the_keys_that_were_released(finished: tuple[Path, DemoResu
     assert data["pretrain"] == data["students"]["pretrained student"]
 
 
-def test_checkpoints_and_reports_stay_and_videos_and_caches_go(finished: tuple[Path, DemoResult]) -> None:
+def test_checkpoints_reports_and_scored_videos_stay_and_all_else_goes(finished: tuple[Path, DemoResult]) -> None:
     out, _ = finished
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
-        "checkpoints", "checkpoints_hog", "demo.json", "reports"
+        "checkpoints", "checkpoints_hog", "demo.json", "reports", "ucf101"
     ]  # fmt: skip
     assert sorted(path.name for path in (out / "reports").iterdir()) == sorted(name.replace(" ", "_") for name in MODELS)
     assert (out / "reports" / "hog" / "report.html").is_file()
+
+
+def test_it_ends_with_the_command_that_searches_its_videos(finished: tuple[Path, DemoResult]) -> None:
+    pytest.importorskip("lancedb")
+    _, result = finished
+    embed_command, _, search_command = result.search.partition(" && ")
+    _, name, source, _, model, _, table = shlex.split(embed_command)
+    assert name == "embed"
+    embedded = embed(EmbedRequest((source,), model, table, num_frames=None), Runtime("cpu", 2))
+    assert (len(embedded.failed), embedded.rows) == (0, len(list(Path(source).rglob("*.avi"))))
+    _, name, place, clip, _, page = shlex.split(search_command)
+    assert (name, place) == ("search", table)
+    with open_index(place) as index:
+        assert find(index, clip, top=1, runtime=Runtime("cpu", 2)).hits[0].row.uri == str(Path(clip).absolute())
+    assert not Path(page).exists()
+    assert shlex.split(result.map)[:3] == ["stjepa", "map", table]
+    shutil.rmtree(table)
 
 
 @pytest.mark.parametrize(("task", "after"), [("cache", 8), ("pretrain", 3)])
