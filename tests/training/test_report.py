@@ -261,3 +261,17 @@ def test_a_run_that_nobody_trains_is_written_once(run: Path) -> None:
     pages: list[str] = []
     watch([run], write=lambda runs, **more: pages.append("x") or report(runs, clips=0, **more))  # type: ignore[func-returns-value]
     assert pages == ["x"]
+
+
+def test_a_watch_that_is_stopped_leaves_a_page_that_does_not_reload(run: Path) -> None:
+    asked: list[int | None] = []
+
+    def write(folders: Sequence[Path], *, reload_seconds: int | None = None, progress: Progress) -> ReportResult:
+        asked.append(reload_seconds)
+        if reload_seconds is not None:
+            raise KeyboardInterrupt
+        return report(folders, clips=0, progress=progress)
+
+    with hold_run(run), pytest.raises(KeyboardInterrupt):
+        watch([run], every_seconds=1, write=write)
+    assert asked == [1, None]
