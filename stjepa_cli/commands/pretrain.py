@@ -44,7 +44,10 @@ def pretrain(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder of the run.", show_default="STJEPA_CHECKPOINTS, else checkpoints")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="mixed")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="dense; mixed with an option of the masks"),
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="latent, or pixels, which needs no cache.", show_default="latent")] = None,
     preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=RunConfig.preset)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(RunConfig.epochs))] = None,
@@ -93,7 +96,10 @@ def pretrain(
         float | None, typer.Option(min=0, help="Memory for decoded clips, in GB.", show_default=str(RunConfig.memory_gb))
     ] = None,
     compile_: Annotated[
-        str | None, typer.Option("--compile", help="Use torch.compile: auto (on a GPU), on or off.", show_default="auto")
+        str | None,
+        typer.Option(
+            "--compile", help="Use torch.compile: auto (on a GPU, unless activations are recomputed), on or off.", show_default="auto"
+        ),
     ] = None,
     activation_checkpointing: Annotated[
         bool | None,

@@ -148,7 +148,8 @@ class RunConfig:
         epochs: Passes over the clips.
         steps: Steps of the whole schedule instead of `epochs`.
         batch_size: Clips per step, over all processes and micro-batches together.
-        accumulate: Micro-batches that each process splits its part of a step into, to save memory.
+        accumulate: Micro-batches that each process splits its part of a step into, to save memory; a single GPU takes more by itself
+            where the first step does not fit.
         mask_ratio: Fraction of the spatial positions whose tubes are hidden.
         mask_sampler: `tube` hides scattered positions, `multiblock` rectangles (V-JEPA, arXiv 2404.08471).
         masks_per_clip: Masks per decoded clip and step; the second one costs no decoding.
@@ -159,7 +160,7 @@ class RunConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode videos or frames.
         memory_gb: Memory for decoded clips in gigabytes, so that small sets are decoded once.
-        compile: `auto` compiles the blocks on a GPU, `on` everywhere, `off` nowhere.
+        compile: `auto` compiles the blocks on a GPU unless activations are recomputed, `on` everywhere, `off` nowhere.
         activation_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
         checkpoint_every: `500` for steps or `30m` for minutes, besides the end of every epoch; empty for nothing more.
         keep: Number of newest checkpoints to keep, besides the best one; 0 keeps all.

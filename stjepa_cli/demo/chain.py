@@ -137,6 +137,12 @@ def needs_no_teacher(recipe: str) -> bool:
     return recipe in RECIPES and RECIPES[recipe].objective["name"] == "pixels"
 
 
+def _views_of(teacher: str, size: BenchmarkSize) -> dict[str, Any]:
+    """Return how often each clip is in the cache of a teacher; several views keep their frames, which are decoded once."""
+    views = 1 if _clip_of(teacher, size.clip) is None else size.views
+    return {"views": views, "frames": views > 1}
+
+
 def _clip_of(teacher: str, clip: ClipSpec) -> ClipSpec | None:
     """Return the clips to ask a teacher for: those given for a built-in of free geometry, None for any other teacher's own."""
     free = teacher in plugins.names("teachers") and plugins.load("teachers", teacher).built_in
@@ -163,6 +169,7 @@ def cache_teachers(plan: BenchmarkPlan, runtime: Runtime) -> dict[str, BuildResu
                 teacher=teacher_place(teacher),
                 clip=_clip_of(teacher, plan.size.clip),
                 latent_dim=plan.size.latent_dim,
+                **_views_of(teacher, plan.size),
             ),
             runtime,
         )

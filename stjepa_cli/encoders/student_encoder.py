@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from stjepa_cli.core.devices import autocast
 from stjepa_cli.core.serialization import to_dict
 from stjepa_cli.core.types import TokenGrid, digest
 from stjepa_cli.encoders.base import LabelUse
-from stjepa_cli.models.student import Student, load_student
+from stjepa_cli.models.student import Student, load_student, tensors_digest
 
 UNKNOWN = LabelUse("no", "unknown")
 
@@ -58,12 +57,7 @@ class StudentEncoder:
     def digest(self) -> str:
         """sha256 over weights, sizes and clip geometry, 64 hex digits."""
         tensors = self.student.state_dict() | {name: self.student.get_buffer(name) for name in ("pixel_mean", "pixel_std")}
-        weights = hashlib.sha256()
-        for name in sorted(tensors):
-            tensor = tensors[name].detach().cpu().contiguous()
-            weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            weights.update(tensor.flatten().view(torch.uint8).numpy().data)
-        return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": weights.hexdigest()})
+        return digest({"student": to_dict(self.student.config), "clip": to_dict(self.clip), "weights": tensors_digest(tensors)})
 
     def encode(self, clips: Tensor) -> Tensor:
         """Encode clips uint8 (B, T, 3, S, S) into tokens (B, N, D)."""

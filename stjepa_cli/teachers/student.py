@@ -5,7 +5,6 @@ A student learns from the student of another objective (SALT, arXiv 2509.24317) 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.core.types import ClipSpec, TeacherCard, digest
 from stjepa_cli.models.checkpoint import list_checkpoints
 from stjepa_cli.models.release import CONFIG, MODEL_TYPE, ReleaseConfig, release_of
-from stjepa_cli.models.student import PIXEL_MEAN, PIXEL_STD, Student, load_student
+from stjepa_cli.models.student import PIXEL_MEAN, PIXEL_STD, Student, load_student, tensors_digest
 from stjepa_cli.models.tensor_file import read_metadata
 from stjepa_cli.teachers._files import LOCAL
 from stjepa_cli.teachers._weights import recorded
@@ -97,7 +96,7 @@ class StudentTeacher(Teacher):
             name=files.name,
             kind=kind_of(cls),
             revision=files.revision,
-            weights_digest=_digest(student),
+            weights_digest=tensors_digest(student.state_dict()),  # the same for a checkpoint and for its export
             licence=outline.licence,
             dim=outline.dim,
             clip=outline.clip,
@@ -129,16 +128,6 @@ def _is_checkpoint(path: Path) -> bool:
         return "stjepa" in read_metadata(path)
     except CheckpointError:
         return False
-
-
-def _digest(student: Student) -> str:
-    """Return the sha256 of a student's tensors, the same for a checkpoint and for its export; 64 hex digits."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(student.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        state.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 plugin = StudentTeacher

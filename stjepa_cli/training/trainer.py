@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -100,10 +100,29 @@ class Trainer:
     # ---- steps --------------------------------------------------------------------------------------------------
 
     def train(self, stop: Callable[[], bool]) -> None:
-        """Take the steps that are left; stop after the one at which `stop` returns True, with everything saved."""
-        if self.step >= self.last_step:
-            return
-        module = self._prepared()
+        """Take the steps that are left; stop after the one at which `stop` returns True, with everything saved.
+
+        A first step that does not fit into the GPU's memory is taken again in smaller micro-batches.
+        """
+        module, first = self._prepared(), self.step
+        while self.step < self.last_step:
+            try:
+                return self._take_steps(module, stop)
+            except torch.OutOfMemoryError:
+                if self.step > first or self.world.size > 1 or len(self.micro_batches) == self.batch_size:
+                    raise
+            self._split_further()
+
+    def _split_further(self) -> None:
+        """Halve the micro-batches; the gradients of a step stay the same sum."""
+        self.optimizer.drop_gradients()
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.run = replace(self.run, accumulate=min(2 * self.run.accumulate, self.batch_size))
+        self.micro_batches = self.world.share(self.batch_size, self.run.accumulate)
+        self.progress.note(f"the step does not fit into the GPU's memory: continuing with --accumulate {self.run.accumulate}")
+
+    def _take_steps(self, module: nn.Module, stop: Callable[[], bool]) -> None:
         micro: list[tuple[Loss, int]] = []
         with self.progress.task("pretrain", total=self.last_step, completed=self.step, unit="steps") as task:
             for batch in self.meter.waiting(on_device(self.feed.batches(self._requests()), self.world.device)):
@@ -123,7 +142,7 @@ class Trainer:
 
     def _prepared(self) -> nn.Module:
         """Return the objective, compiled where that is asked for, and wrapped where several processes train it."""
-        if self.run.compile == "on" or (self.run.compile == "auto" and self.world.device.type == "cuda"):
+        if self._compiles():
             for block in self._blocks():
                 block.compile()
         self.objective.train()
@@ -132,6 +151,11 @@ class Trainer:
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
         unused = self.objective.skips_modules
         return DistributedDataParallel(self.objective, device_ids=ids, gradient_as_bucket_view=True, find_unused_parameters=unused)
+
+    def _compiles(self) -> bool:
+        # on a GPU with torch 2.11 a compiled block saved other tensors when it was recomputed than in the forward pass, and failed
+        automatic = self.world.device.type == "cuda" and not self.run.activation_checkpointing
+        return self.run.compile == "on" or (self.run.compile == "auto" and automatic)
 
     def _blocks(self) -> list[nn.Module]:
         return [part for part in self.objective.modules() if isinstance(part, (FactorizedBlock, JointBlock))]

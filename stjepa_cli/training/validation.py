@@ -117,6 +117,6 @@ def alarm(metrics: dict[str, float], num_clips: int = MAX_CLIPS) -> str | None:
     if num_clips > 1 and metrics["content_fraction"] < LEAST_CONTENT:
         return (
             "warning: the student's features say where a token lies and hardly anything of its pixels: content_fraction "
-            f"{metrics['content_fraction']:.3f} (0 is position alone). `--recipe mixed` or a lower --mask-ratio usually helps."
+            f"{metrics['content_fraction']:.3f} (0 is position alone). `--recipe dense` or a lower --mask-ratio usually helps."
         )
     return None

@@ -55,10 +55,22 @@ def test_a_file_of_an_earlier_version_means_what_it_meant(tmp_path: Path) -> Non
     assert (settings.hidden_weight, settings.visible_weight, settings.visible_predictor_weight, settings.loss) == (1.0, 0.0, 0.5, "l1")
 
 
+@pytest.mark.parametrize("text", ["mask_ratio = 0.5", "masks_per_clip = 2", "[objective]\nvisible_weight = 0.5"])
+def test_settings_of_the_masks_mean_the_masked_default(text: str, tmp_path: Path) -> None:
+    assert resolved("", tmp_path).recipe == "dense"
+    assert resolved(text, tmp_path).recipe == "mixed"
+
+
+def test_masks_of_a_run_that_hides_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--mask-ratio has no effect: no step of this run hides tokens"):
+        resolved("", tmp_path, recipe="dense", mask_ratio=0.5)
+    assert resolved("", tmp_path, mask_ratio=0.5).recipe == "mixed"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('recipe = "best"', "unknown recipe: got 'best', expected one of mixed"),
+        ('recipe = "best"', "unknown recipe: got 'best', expected one of dense, mixed"),
         ('[objective]\nname = "magic"', "unknown objective: got 'magic', expected one of latent, pixels"),
         ("[objective]\nname = 3", r"\[objective\] has no name"),
         ("objective = 3", "objective has a wrong type"),

@@ -18,9 +18,12 @@ import torch
 from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError
 from stjepa_cli.core.serialization import write_toml
+from stjepa_cli.data.loader import Batch
 from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path
 from stjepa_cli.models.student import load_student
 from stjepa_cli.models.tensor_file import read_tensors
+from stjepa_cli.training.objectives.base import Loss
+from stjepa_cli.training.objectives.latent import LatentObjective
 from stjepa_cli.training.pretrain import PretrainResult, open_clips, pretrain
 from stjepa_cli.training.throughput import peak_of_name
 from stjepa_cli.training.validation import alarm, hold_out, statistics
@@ -278,6 +281,26 @@ def test_rates_follow_the_batch_and_decay_its_path() -> None:
     assert path == sorted(path)
     with pytest.raises(ConfigError, match="unknown optimizer"):
         OptimizerConfig(name="sgd")
+
+
+def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(run: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = replace(run, checkpoints=tmp_path / "whole")
+    pretrain(whole)
+    forward = LatentObjective.forward
+
+    def with_room_for_two(self: LatentObjective, batch: Batch, generator: torch.Generator) -> Loss:
+        if len(batch.clips) > 2 and self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch, generator)
+
+    monkeypatch.setattr(LatentObjective, "forward", with_room_for_two)
+    notes = Notes()
+    assert pretrain(run, progress=notes).steps == 12
+    assert [note for note in notes.notes if "memory" in note] == [
+        "the step does not fit into the GPU's memory: continuing with --accumulate 2"
+    ]
+    found, expected = ([line["loss"] for line in lines(each) if "loss" in line] for each in (run, whole))
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_blocks_that_cannot_be_compiled_are_run_as_they_are(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
