@@ -20,6 +20,7 @@ from stjepa_cli.commands import (
     export,
     infer,
     inspect,
+    judgements,
     pretrain,
     report,
     search,
@@ -61,6 +62,7 @@ export.register(app)
 embed.register(app)
 search.register(app)
 search_pages.register(app)
+app.add_typer(judgements.app, name="judgements")
 demo.register(app)
 app.add_typer(benchmark.app, name="benchmark")
 
