@@ -13,9 +13,8 @@ from stjepa_cli.core.progress import Progress
 if TYPE_CHECKING:
     from stjepa_cli.judgements.files import Exported, Imported
 
-app = typer.Typer(
-    no_args_is_help=True, help="Judgements of what is similar: into a log and out of it.\n\nExample: stjepa judgements import --help"
-)
+_HELP = "Judgements of what is similar: into a log and out of it.\n\nExample: stjepa judgements export judgements.sqlite answers.jsonl"
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Log = Annotated[Path, typer.Option(metavar="LOG", help="Log of judgements, an SQLite file.")]
 IMPORT_HELP = (
@@ -59,7 +58,7 @@ def export(
 
 def _show_imported(result: Imported) -> None:
     known = result.read - result.new
-    told = {"log": str(result.log), "new": f"{result.new:,}", "known already": f"{known:,}"}
+    told: dict[str, object] = {"log": str(result.log), "new": f"{result.new:,}", "known already": f"{known:,}"}
     console.show_pairs("Imported", told)
 
 

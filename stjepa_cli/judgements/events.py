@@ -238,7 +238,8 @@ def _values(event: Event) -> list[Any]:
 
 def _event(row: Sequence[Any]) -> Event:
     values = dict(zip(FIELDS, row, strict=True))
-    return Event(**{name: tuple(json.loads(value)) if name in _LISTS else value for name, value in values.items()})
+    typed: dict[str, Any] = {name: tuple(json.loads(value)) if name in _LISTS else value for name, value in values.items()}
+    return Event(**typed)
 
 
 @contextmanager

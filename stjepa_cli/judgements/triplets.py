@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stjepa_cli.core.types import digest
 from stjepa_cli.judgements.events import Event
@@ -88,7 +89,7 @@ def repeat_consistency(answers: Sequence[Event]) -> tuple[float | None, int]:
     asked: dict[tuple[object, ...], list[frozenset[str]]] = defaultdict(list)
     for event in sorted(answers, key=lambda each: each.shown_at):
         asked[event.judge, event.mode, event.anchor, frozenset(event.candidates)].append(frozenset(event.selected))
-    same = [first == second for group in asked.values() for first, second in zip(group, group[1:], strict=False)]
+    same = [first == second for group in asked.values() for first, second in pairwise(group)]
     return (sum(same) / len(same) if same else None), len(same)
 
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from stjepa_cli.judgements.events import Event
 from stjepa_cli.judgements.triplets import Triplet, judgements, log_digest, position_bias, repeat_consistency, standing, triplets
 from tests.judgements.answers import answer, undo
 
@@ -27,7 +28,8 @@ def test_undo_can_name_what_it_takes_back_once() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_log_replayed_with_undos_equals_a_log_without_the_undone_answers(seed: int) -> None:
     lottery = random.Random(seed)
-    events, kept = [], []
+    events: list[Event] = []
+    kept: list[Event] = []
     for number in range(60):
         if kept and lottery.random() < 0.3:
             events.append(undo(number))
