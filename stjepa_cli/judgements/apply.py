@@ -17,7 +17,7 @@ from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.judgements.head_file import HeadHeader, head_digest, read_head
 from stjepa_cli.judgements.heads import Head
 from stjepa_cli.search.indexes.base import Index, open_index
-from stjepa_cli.search.records import OK, Column, Row
+from stjepa_cli.search.records import HEAD, OK, Column, Row
 
 BATCH = 1024
 
@@ -70,7 +70,7 @@ def apply(place: str, path: Path, column: str, source: str | None = None, runtim
     with open_index(place) as index:
         read = _source(index, header, source)
         new = replace(
-            read, name=column, kind="clip", dim=header.dim, model=f"{header.mode} head on {read.model}", model_digest=head_digest(path)
+            read, name=column, kind="clip", dim=header.dim, model=f"{HEAD}{header.mode} on {read.model}", model_digest=head_digest(path)
         )
         if new.name == read.name:
             raise ConfigError("a head writes a column of its own", got=column, fix="Choose another --column.")

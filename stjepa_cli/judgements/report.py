@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stjepa_cli.core.files import write_atomic
+from stjepa_cli.judgements.fitting import FEWEST
 from stjepa_cli.judgements.head_file import HeadHeader, read_header
 from stjepa_cli.viz import html
 
@@ -35,8 +36,8 @@ class HeadReport:
         """Return what to do, as a sentence."""
         agreement = self.header.report["agreement"]
         if self.header.keep_raw:
-            if not agreement["n"]:
-                return "Keep raw: there are too few judgements to learn from."
+            if agreement["n"] < FEWEST:
+                return f"Keep raw: {agreement['n']} questions about items held out are too few to learn from; it takes {FEWEST}."
             return "Keep raw: on items that it has not seen, a head would not surely agree with the judge more often."
         low, high = agreement["interval"]
         gain = agreement["head"] - agreement["raw"]

@@ -111,3 +111,13 @@ def test_splits_are_a_function_of_the_seed() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
+
+
+def test_each_of_two_heads_is_better_at_its_own_mode() -> None:
+    known, new = halves(0)
+    other = [World(each.vectors, each.vectors[:, :4], each.names) for each in (known, new)]
+    modes = [(known, new), (other[0], other[1])]
+    fitted = [learned(judged, 400) for judged, _ in modes]
+    agreement = [[agreements(head, asked)[1] for _, asked in modes] for head in fitted]
+    assert agreement[0][0] > agreement[1][0]
+    assert agreement[1][1] > agreement[0][1]
