@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,13 @@ from stjepa_cli.judgements.heads import Head
 from stjepa_cli.judgements.losses import LOSSES, listwise_terms, similarities
 from stjepa_cli.judgements.questions import Questions
 
-PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0)
 """Strengths of the penalty on the distance from the start, as the precision of a normal prior: its weight is divided by the questions."""
 
 NUM_SPLITS = 4
+NUM_CHOOSING = 2
+"""Splits on which all penalties are tried; the others try the best one only."""
+
 HELD_OUT = 0.4
 SURE = 2.5
 """Number of standard errors by which a head must beat the raw vectors on held-out items."""
@@ -26,7 +29,7 @@ SURE = 2.5
 FEWEST = 20
 """Held-out questions below which nothing is learned."""
 
-_ITERATIONS_ON_THE_WAY, _ITERATIONS = 8, 30
+_ITERATIONS_ON_THE_WAY, _ITERATIONS = 8, 20
 
 
 @dataclass(frozen=True)
@@ -146,24 +149,34 @@ def choose_penalty(
     """
     sums = torch.zeros(len(PENALTIES), 3, len(questions), dtype=torch.float64)
     seen = torch.zeros(len(questions), dtype=torch.float64)
-    with progress.task("choosing the penalty", total=NUM_SPLITS * len(PENALTIES), unit="fits") as task:
-        for held_out in splits(len(items.vectors), seed):
+    best = 0
+    total = NUM_CHOOSING * len(PENALTIES) + NUM_SPLITS - NUM_CHOOSING
+    with progress.task("choosing the penalty", total=total, unit="fits") as task:
+        for number, held_out in enumerate(splits(len(items.vectors), seed)):
+            tried = range(len(PENALTIES)) if number < NUM_CHOOSING else (best,)
             (learn, _), (ask, numbers) = questions.among(~held_out), questions.among(held_out)
-            if not len(learn) or not len(ask):
-                task.advance(len(PENALTIES))
-                continue
-            seen[numbers] += 1
-            raw_hits, raw_losses = answers(head, items, ask, temperature)
-            tried = copy.deepcopy(head)
-            for i, penalty in enumerate(PENALTIES):
-                fit(tried, items, learn, loss, penalty, temperature, iterations=_ITERATIONS_ON_THE_WAY)
-                hits, losses = answers(tried, items, ask, temperature)
-                sums[i, :, numbers] += torch.stack([raw_hits, hits, raw_losses - losses])
-                task.advance()
+            if len(learn) and len(ask):
+                seen[numbers] += 1
+                results = _tried(head, items, learn, ask, loss, temperature, [PENALTIES[i] for i in tried])
+                for i, result in zip(tried, results, strict=True):
+                    sums[i, :, numbers] += result
+            task.advance(len(tried))
+            if number < NUM_CHOOSING:
+                best = int(sums[:, 2].sum(1).argmax())
     asked = seen.nonzero().flatten()
-    means = sums[:, :, asked] / seen[asked]
-    best = int(means[:, 2].mean(1).argmax()) if len(asked) else 0
-    return PENALTIES[best], HeldOut(asked, means[best, 0], means[best, 1], means[best, 2])
+    raw, found, gain = sums[best][:, asked] / seen[asked]
+    return PENALTIES[best], HeldOut(asked, raw, found, gain)
+
+
+def _tried(head: Head, items: Items, learn: Questions, ask: Questions, loss: str, temperature: float, penalties: Sequence[float]) -> Tensor:
+    """Return hits of the raw vectors, hits of a head and its gain in loss on questions `ask` for each penalty, (P, 3, Q)."""
+    raw_hits, raw_losses = answers(head, items, ask, temperature)
+    fitted, found = copy.deepcopy(head), []
+    for penalty in penalties:  # each goes on from where a stronger one stopped
+        fit(fitted, items, learn, loss, penalty, temperature, iterations=_ITERATIONS_ON_THE_WAY if len(penalties) > 1 else _ITERATIONS)
+        hits, losses = answers(fitted, items, ask, temperature)
+        found.append(torch.stack([raw_hits, hits, raw_losses - losses]))
+    return torch.stack(found)
 
 
 @torch.no_grad()
