@@ -1,12 +1,14 @@
 """What `stjepa embed` takes: its speed against a plain loop, its memory over many videos, and how fast a table is searched.
 
-    python -m tests.benchmarks.bench_embed [--quick] [--json] [--only speed,memory,search]
+    python -m tests.benchmarks.bench_embed [--quick] [--json] [--only speed,memory,search,models]
 
 *Speed*: the plain loop of `bench_features` (torchcodec, crop, resize, a batch, the model, the mean), against `Encoder.embed_many` and
 against the rows of `stjepa embed` written to a LanceDB table. A `small` student on 16 frames of 112 px; one torch thread; in turns in
 one process. The plain loop decodes and encodes one after the other; ours decodes in a thread beside the encoder, so two cores help it.
 *Memory*: resident memory of this process over a run of 5,000 videos into a table; few different files under many names.
 *Search*: 100,000 vectors of 384 channels around 2,000 centres; the ten nearest of twenty of them, exactly and with the index.
+*Models*: a forward pass of one clip of 16 frames by a `base` student at 224 px and by V-JEPA 2 ViT-L at 256 px, its own size, both with
+random weights and on one thread, and the operations of each as torch counts them.
 
 Aims: 1.0 of the plain loop or better; memory flat; a search in less than 100 ms.
 """
@@ -21,16 +23,20 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import VJEPA2Config, VJEPA2Model
 
 from stjepa_cli.core.config import PRESETS
 from stjepa_cli.core.progress import Task
 from stjepa_cli.core.runtime import Runtime
+from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.encoders.student_encoder import StudentEncoder
 from stjepa_cli.models.student import Student
 from stjepa_cli.search.embed import EmbedRequest, embed
@@ -148,9 +154,33 @@ def search(folder: Path, count: int) -> list[Row]:
     return rows
 
 
+def models(rounds: int) -> list[Row]:
+    """A compact student against a large model."""
+    student = Student(PRESETS["base"][0], ClipSpec(), torch.Generator().manual_seed(0)).eval()
+    large = VJEPA2Model(VJEPA2Config()).eval()  # the defaults are those of ViT-L
+    few = torch.zeros(1, 16, 3, 224, 224, dtype=torch.uint8)
+    many = torch.zeros(1, 16, 3, 256, 256)
+    ways: dict[str, Callable[[], object]] = {
+        "base student": lambda: student(few),
+        "V-JEPA 2 ViT-L": lambda: large(pixel_values_videos=many, skip_predictor=True),
+    }
+    with torch.inference_mode():
+        flops = {}
+        for name, way in ways.items():
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the kernel whose sums torch counts
+                way()
+            flops[name] = counter.get_total_flops() / 1e9
+        seconds = interleave(ways, rounds, warmup=0)
+    rows: list[Row] = []
+    for name, times in seconds.items():
+        faster = ratio(seconds, name, "V-JEPA 2 ViT-L")
+        rows.append({"model": name, "clips/s": 1 / statistics.median(times), "of V-JEPA 2": faster, "GFLOP": flops[name]})
+    return rows
+
+
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--only", default="memory,speed,search", help="some of speed,memory,search")
+    made.add_argument("--only", default="memory,speed,search", help="some of speed,memory,search,models")
     arguments = made.parse_args()
     torch.set_num_threads(1)
     count, rounds, many, large = (4, 1, 60, 20_000) if arguments.quick else (16, 5, 5000, 100_000)
@@ -164,6 +194,8 @@ def main() -> None:
             (folder / "videos").mkdir()
             rows, note = speed(make_videos(folder / "videos", count), folder, rounds)
             report(f"Vectors of {count} videos, medians of {rounds} rounds", rows, as_json=arguments.json, notes=[*notes, note])
+        if "models" in wanted:
+            report("One clip of 16 frames", models(1 if arguments.quick else 3), as_json=arguments.json, notes=notes)
         if "search" in wanted:
             report(f"Searching {large:,} vectors of {DIM}", search(folder, large), as_json=arguments.json, notes=notes)
 

@@ -46,7 +46,7 @@ def test_json_has_the_keys_that_scripts_rely_on(stjepa: Program) -> None:
 def test_people_see_what_was_done_and_why_a_video_was_not(stjepa: Program) -> None:
     write_empty(stjepa.folder / "clips" / "empty.mp4")
     done = stjepa("embed", "clips", "--table", "db")
-    assert "db (4 rows)" in done.stdout
+    assert "db/videos (4 rows)" in done.stdout
     assert "the file is empty" in done.stdout
     shown = stjepa("index", "db").stdout
     assert "recall@10" in shown
