@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +159,7 @@ def main() -> None:
         message = getattr(error, "format_message", None)  # of usage errors; typer's version decides whether the class is click's
         if message is None:
             raise
-        streams.print_json({"ok": False, "error": message()})
+        with suppress(StjepaError):  # stdout may be full or closed
+            streams.print_json({"ok": False, "error": message()})
         console.say(f"error: {message()}", style="bold red")
         sys.exit(getattr(error, "exit_code", 2))

@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from stjepa_cli.core.locations import Location, is_local, location
 from tests.labelled import write_tiny_folder, write_tiny_hmdb51, write_tiny_kinetics
 from tests.media import write_tiny_ssv2, write_tiny_ucf101
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many inputs hypothesis makes up: the same few on every run, or many with `--slow`."""
+    shared = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    settings.register_profile("quick", shared, derandomize=True, max_examples=50)
+    settings.register_profile("slow", shared, max_examples=1000)
+    settings.load_profile("slow" if config.getoption("--slow") else "quick")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

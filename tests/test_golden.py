@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def test_a_run_continues_with_the_same_losses(golden: Path) -> None:
     found = [json.loads(line) for line in (golden / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in found if "loss" in row]
     assert losses == pytest.approx(expected(golden)["losses"], rel=1e-5)
+    rates, peak = [row["lr"] for row in found if "lr" in row], run.optimizer.peak_lr(6)
+    assert rates == pytest.approx([peak * (0.505 + 0.495 * math.cos(math.pi * max(0, step - 1) / 3)) for step in range(4)])  # as then
 
 
 @pytest.mark.parametrize("name", ["linear", "attentive1"])

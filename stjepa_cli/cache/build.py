@@ -246,7 +246,8 @@ def _fill(engine: Engine, job: Job, store: LatentStore) -> BuildCounts:
     again = {row // store.header.rows_per_shard for row in retry}
     todo = sorted({*store.pending(job.shards), *(shard for shard in job.shards if shard in again)})
     store.sweep(job.shards, todo)
-    with job.runtime.progress.task("cache", total=_rows_in(store, todo)) as task:
+    total = _rows_in(store, job.shards)
+    with job.runtime.progress.task("cache", total=total, completed=total - _rows_in(store, todo)) as task:
         safe = _SafeRows(task)
         try:
             counts = engine.run(job, store, todo, safe, retry)

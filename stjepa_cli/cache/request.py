@@ -6,17 +6,16 @@ import dataclasses
 from dataclasses import dataclass, fields
 from typing import Any
 
-from stjepa_cli.core.config import DEFAULT_TEACHER, LATENT_DIM
-from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.config import DEFAULT_TEACHER, LATENT_DIM, MAX_COUNT, MAX_DIM, check_between
+from stjepa_cli.core.errors import CacheError, ConfigError, UnreadableError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.places import DEFAULT_CACHE, cache_name, caches_in
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.data.datasets.base import VideoItem, open_dataset
 from stjepa_cli.store.records import DTYPES, ROWS_PER_SHARD
 
-
-def _at_least_one(group: object, name: str) -> None:
-    if getattr(group, name) < 1:
-        raise ConfigError(f"{name} must be at least 1", got=getattr(group, name))
+MAX_VIEWS = 2**16
+"""Most views of a clip that are taken for meant."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            _at_least_one(self, "limit")
+            check_between(self.limit, "limit", 1, MAX_COUNT)
 
     def items(self) -> tuple[VideoItem, ...]:
         """Read the list; its order is that of the rows.
@@ -152,8 +151,8 @@ class Storage:
     rows_per_shard: int = ROWS_PER_SHARD
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "fit_clips", "views", "rows_per_shard"):
-            _at_least_one(self, name)
+        for name, most in (("latent_dim", MAX_DIM), ("fit_clips", MAX_COUNT), ("views", MAX_VIEWS), ("rows_per_shard", MAX_COUNT)):
+            check_between(getattr(self, name), name, 1, most)
         if self.dtype not in DTYPES:
             raise ConfigError("unknown dtype", got=repr(self.dtype), expected="one of " + ", ".join(DTYPES))
 
@@ -210,3 +209,25 @@ class BuildRequest:
         if options:
             raise TypeError(f"a build has no option {', '.join(options)}")
         return dataclasses.replace(self, **own)
+
+
+def default_cache(root: Location, teacher: str, latent_dim: int) -> Location:
+    """Return where the cache of a teacher lies by default: below the data set, under the name of the teacher.
+
+    Until 0.1 every teacher's cache had the name of the default teacher's. One that is there, and of this teacher, is gone on with.
+
+    Args:
+        root: Root of the data set.
+        teacher: Name of the teacher, as it is asked for.
+        latent_dim: Stored channels.
+    """
+    from stjepa_cli.store.folder import read_header
+
+    new, old = root / cache_name(teacher, latent_dim), root / DEFAULT_CACHE
+    if new.name == old.name or new.name in caches_in(root):
+        return new
+    try:
+        header = read_header(old)
+    except (CacheError, UnreadableError):
+        return new
+    return old if (header.teacher.name, header.latent_dim) == (teacher, latent_dim) else new

@@ -31,11 +31,21 @@ Size = Annotated[
 ]
 Teachers = Annotated[
     list[str] | None,
-    typer.Option("--teacher", help="Teacher of the students; give it again for more.", show_default="by size"),
+    typer.Option(
+        "--teacher",
+        autocompletion=options.complete_teacher,
+        help="Teacher of the students; give it again for more.",
+        show_default="by size",
+    ),
 ]
 Recipes = Annotated[
     list[str] | None,
-    typer.Option("--recipe", help="Recipe of the students; `stjepa recipes` lists them. Give it again for more.", show_default="by size"),
+    typer.Option(
+        "--recipe",
+        autocompletion=options.complete_recipe,
+        help="Recipe of the students; `stjepa recipes` lists them. Give it again for more.",
+        show_default="by size",
+    ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="Number of seeds to pretrain each student with.")]
 Seed = Annotated[int, typer.Option(min=0, max=10**6, help="First seed of pretraining, and seed of the videos.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice, parse_layers
+from stjepa_cli.cache.request import BuildRequest, Part, Source, Storage, TeacherChoice, default_cache, parse_layers
 from stjepa_cli.commands import console, options
 from stjepa_cli.core import places
 from stjepa_cli.core.locations import location
@@ -74,10 +74,12 @@ DataRoot = Annotated[
 def build(
     data_root: DataRoot = None,
     cache: options.Cache = None,
-    dataset: Annotated[str, typer.Option(help="Layout of the data set.")] = Source.dataset,
+    dataset: Annotated[str, typer.Option(autocompletion=options.complete_dataset, help="Layout of the data set.")] = Source.dataset,
     split: Annotated[str, typer.Option(help="List of the data set to read.")] = Source.split,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first clips of the list.")] = Source.limit,
-    teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder, or `hog`.")] = TeacherChoice.name,
+    teacher: Annotated[
+        str, typer.Option(autocompletion=options.complete_teacher, help="Hugging Face id, local folder, or `hog`.")
+    ] = TeacherChoice.name,
     teacher_layers: Annotated[
         str | None,
         typer.Option(metavar="N,N", help="Cache these layers side by side (1 is the first, -1 the last).", show_default="its output"),
@@ -111,7 +113,10 @@ def build(
     ] = None,
     part: Annotated[str, typer.Option(metavar="I/N", help="Fill only part I of N, beside other processes.")] = str(BuildRequest.part),
     engine: Annotated[
-        str, typer.Option(help="local, or ray to use all GPUs of a Ray cluster (pip install 'stjepa[ray]').")
+        str,
+        typer.Option(
+            autocompletion=options.complete_engine, help="local, or ray to use all GPUs of a Ray cluster (pip install 'stjepa[ray]')."
+        ),
     ] = BuildRequest.engine,
     engine_address: Annotated[
         str | None, typer.Option("--ray-address", help="Address of a running Ray cluster.", show_default="start one here")
@@ -150,7 +155,8 @@ def _request(given: dict[str, Any]) -> BuildRequest:
     choice = TeacherChoice(given["teacher"], ClipSpec(**sizes) if sizes else None, parse_layers(given["teacher_layers"]))
     chosen = {name: given[name] for name in BuildRequest.option_names() if name in given} | {"part": Part.parse(given["part"])}
     plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in chosen.items()}
-    return BuildRequest.of(root, places.cache_path(given["cache"], root), teacher=choice, **plain)
+    path = default_cache(root, choice.name, given["latent_dim"]) if given["cache"] is None else location(given["cache"])
+    return BuildRequest.of(root, path, teacher=choice, **plain)
 
 
 @app.command(help="Check a cache: exit 0 if all of it is there and intact, 1 if not.\n\nExample: stjepa cache verify --level full")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -27,10 +28,13 @@ Result = TypeVar("Result")
 
 LOG_LINE_SECONDS = 30.0
 _ERROR = "bold red"
+_TOO_SMALL = "not enough memory. Lower --batch-size or --workers, or run on a larger machine."
+_NO_MEMORY = ("can't allocate memory", "annot allocate memory", "failed to map segment", "std::bad_alloc", "can't start new thread")
 
 __all__ = [
     "annotate",
     "asked_to_stop",
+    "decimal",
     "duration",
     "escape_markup",
     "megabytes",
@@ -50,6 +54,7 @@ def run_command(
     as_json: bool,
     succeeded: Callable[[Result], bool] = lambda _: True,
     payload: Callable[[Result], dict[str, Any]] | None = None,
+    distributed: bool = False,
 ) -> None:
     """Make one library call, show its result, and exit with its code.
 
@@ -59,8 +64,9 @@ def run_command(
         as_json: Print the result as a JSON object instead.
         succeeded: Decides from the result whether the exit code is 0 or 1.
         payload: Returns the result as JSON-able values; by default the fields of the dataclass.
+        distributed: Several processes of torchrun may make this call together, of which one shows the result.
     """
-    is_main = not _is_follower()
+    is_main = not (distributed and _is_follower())
     output.record("$ " + " ".join(sys.argv))
     started = time.monotonic()
     try:
@@ -82,6 +88,8 @@ def run_command(
         if output.verbose:
             say(traceback.format_exc().rstrip(), style="dim")
         _fail(sentence, f"error: {sentence}", as_json=as_json)
+        if sentence == _TOO_SMALL and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            _end_at_once()
         raise SystemExit(1) from None
     if output.verbose:
         say(f"took {duration(time.monotonic() - started)}")
@@ -89,9 +97,18 @@ def run_command(
         raise SystemExit(1)
 
 
+def _end_at_once() -> None:
+    """End with exit code 1 without tidying up, which itself needs memory: under `ulimit -v` the interpreter would fail at it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(1)
+
+
 def _is_follower() -> bool:
     """Return True in a process that torchrun started beside the one that reports."""
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "1") and os.environ.get("RANK", "0") not in ("", "0")
+    size, rank = (os.environ.get(name, "").strip() for name in ("WORLD_SIZE", "RANK"))
+    return size.isdecimal() and rank.isdecimal() and int(size) > 1 and int(rank) > 0
 
 
 def _listener() -> Progress:
@@ -110,8 +127,8 @@ def _sentence(error: Exception) -> str | None:
     """Return the message for an error that is not a bug of the program, or None."""
     if isinstance(error, StjepaError):
         return error.sentence()
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
-        return "not enough memory. Lower --batch-size or --workers, or run on a larger machine."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in _NO_MEMORY):
+        return _TOO_SMALL
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         return f"{where}{error.strerror or error}"
@@ -208,6 +225,11 @@ def megabytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """Format a number with so many digits after the point; None as "unknown"."""
+    return "unknown" if value is None else f"{value:.{digits}f}"
 
 
 def annotate(lines: Sequence[str], *, title: str) -> None:

@@ -52,7 +52,8 @@ def _show(result: DemoResult) -> None:
             "cache": f"{build.clips:,} clips, {console.megabytes(build.bytes)}, {build.seconds:.0f} s; every byte checked: "
             + ("ok" if result.verify.ok else "NOT ok"),
             **{
-                name: f"{run.student_parameters:,} parameters, {run.steps:,} steps, loss {run.loss_first:.3f} to {run.loss_last:.3f}"
+                name: f"{run.student_parameters:,} parameters, {run.steps:,} steps, "
+                f"loss {console.decimal(run.loss_first, 3)} to {console.decimal(run.loss_last, 3)}"
                 for name, run in result.students.items()
             },
             "all of it": f"{result.seconds:.0f} s, in {result.out}",

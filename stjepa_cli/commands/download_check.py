@@ -27,7 +27,9 @@ def download_check(
     ssv2: options.SSv2Root = None,
     ucf101: options.UCF101Root = None,
     cache: options.Cache = None,
-    teacher: Annotated[str, typer.Option(help="Hugging Face id, local folder or built-in name.")] = config.DEFAULT_TEACHER,
+    teacher: Annotated[
+        str, typer.Option(autocompletion=options.complete_teacher, help="Hugging Face id, local folder or built-in name.")
+    ] = config.DEFAULT_TEACHER,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every video instead of a sample.")] = False,
     as_json: options.Json = False,
 ) -> None:

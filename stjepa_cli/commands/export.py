@@ -32,14 +32,21 @@ def export(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="hf: config.json and model.safetensors; torchscript: loads without stjepa; onnx: needs the extra stjepa[onnx]."),
+        typer.Option(
+            autocompletion=options.complete_format,
+            help="hf: config.json and model.safetensors; torchscript: loads without stjepa; onnx: needs the extra stjepa[onnx].",
+        ),
     ] = "hf",
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the export to this model of the Hugging Face Hub; a new one is private."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> ExportResult:
         from stjepa_cli.models import export
 
-        return export.export(places.checkpoints_dir(checkpoint), out, format, progress=progress)
+        return export.export(places.checkpoints_dir(checkpoint), out, format, push=push, progress=progress)
 
     console.run_command(call, render=_show, as_json=as_json)
 
@@ -53,5 +60,6 @@ def _show(result: ExportResult) -> None:
             "files": f"{', '.join(result.files)} ({console.megabytes(result.bytes)})",
             "encoder": f"{result.parameters:,} parameters",
             "checked": f"loaded again; differs from the original by at most {result.max_difference:.2g} (allowed {result.tolerance:g})",
+            **({"pushed": result.pushed} if result.pushed else {}),
         },
     )

@@ -33,7 +33,10 @@ class InferOptions:
     checkpoint: Annotated[
         Path | None, typer.Option(help="Score a checkpoint, the newest of a folder, or an exported student.", show_default="the newest")
     ] = None
-    teacher: Annotated[str | None, typer.Option(help="Score a teacher instead: Hugging Face id, local folder, or `hog`.")] = None
+    teacher: Annotated[
+        str | None,
+        typer.Option(autocompletion=options.complete_teacher, help="Score a teacher instead: Hugging Face id, local folder, or `hog`."),
+    ] = None
     compare: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,7 +48,12 @@ class InferOptions:
     split: str | None = None
     protocol: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Run this protocol; repeatable. One of {_PROTOCOL_NAMES}.", show_default=", ".join(PROTOCOLS)),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=options.complete_protocol,
+            help=f"Run this protocol; repeatable. One of {_PROTOCOL_NAMES}.",
+            show_default=", ".join(PROTOCOLS),
+        ),
     ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use at most this many train and this many test videos, spread over the classes.")
@@ -56,7 +64,11 @@ class InferOptions:
     ] = "1x1"
     sampling: Annotated[
         str | None,
-        typer.Option(help="Sampling of frames: uniform over the video, or dense.", show_default="as the encoder was trained"),
+        typer.Option(
+            autocompletion=options.completing(lambda: ("uniform", "dense")),
+            help="Sampling of frames: uniform over the video, or dense.",
+            show_default="as the encoder was trained",
+        ),
     ] = None
     stride: Annotated[int | None, typer.Option(min=1, help="Take every n-th frame, with dense sampling.", show_default="the encoder's")] = (
         None
@@ -68,6 +80,7 @@ class InferOptions:
     pool: Annotated[
         str | None,
         typer.Option(
+            autocompletion=options.completing(lambda: ("mean", "time", "tokens")),
             help="mean: average all tokens. time: average over space, keep the time steps side by side. tokens: keep all.",
             show_default="tokens for protocols that take them, else mean",
         ),

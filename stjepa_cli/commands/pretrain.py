@@ -36,7 +36,7 @@ def pretrain(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="PATH|URL", help="Latent cache.", show_default="STJEPA_CACHE, else <data root>/cache_videomae_huge_384"),
+        typer.Option(metavar="PATH|URL", help="Latent cache.", show_default="STJEPA_CACHE, else <data root>/cache_<teacher>_<dim>"),
     ] = None,
     second_cache: Annotated[
         str | None, typer.Option(metavar="PATH|URL", help="Cache of another teacher for the same clips, predicted at the same time.")
@@ -46,9 +46,16 @@ def pretrain(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Named settings; `stjepa recipes` lists them.", show_default="dense; mixed with an option of the masks"),
+        typer.Option(
+            autocompletion=options.complete_recipe,
+            help="Named settings; `stjepa recipes` lists them.",
+            show_default="dense; mixed with an option of the masks",
+        ),
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="latent, or pixels, which needs no cache.", show_default="latent")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(autocompletion=options.complete_objective, help="latent, or pixels, which needs no cache.", show_default="latent"),
+    ] = None,
     preset: Annotated[Preset | None, typer.Option(help="Size of the student.", show_default=RunConfig.preset)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.", show_default=str(RunConfig.epochs))] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the whole schedule, instead of --epochs.")] = None,
@@ -60,8 +67,22 @@ def pretrain(
     weight_decay: Annotated[
         float | None, typer.Option(min=0, help="Weight decay of matrices.", show_default=str(OptimizerConfig.weight_decay))
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, or muon for the matrices of the blocks.", show_default="adamw")] = None,
-    loss: Annotated[str | None, typer.Option(help="Distance: cosine, smooth_l1 or l1.", show_default="cosine")] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=options.completing(lambda: ("adamw", "muon")),
+            help="adamw, or muon for the matrices of the blocks.",
+            show_default="adamw",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=options.completing(lambda: ("cosine", "smooth_l1", "l1")),
+            help="Distance: cosine, smooth_l1 or l1.",
+            show_default="cosine",
+        ),
+    ] = None,
     hidden_weight: Annotated[
         float | None, typer.Option(help="Weight of the predictor's loss on hidden tokens.", show_default="by recipe")
     ] = None,
@@ -75,7 +96,14 @@ def pretrain(
     mask_ratio: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Fraction of the tubes to hide.", show_default="by recipe")
     ] = None,
-    mask_sampler: Annotated[str | None, typer.Option(help="tube, or multiblock: rectangles of tubes.", show_default="tube")] = None,
+    mask_sampler: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=options.completing(lambda: ("tube", "multiblock")),
+            help="tube, or multiblock: rectangles of tubes.",
+            show_default="tube",
+        ),
+    ] = None,
     masks_per_clip: Annotated[int | None, typer.Option(min=1, help="Masks per decoded clip and step.", show_default="1")] = None,
     ema: Annotated[
         float | None, typer.Option(help="Decay of the moving average that is released; 0 for none.", show_default=str(RunConfig.ema))
@@ -90,7 +118,9 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Random seed for weights, masks and clip order.", show_default=str(RunConfig.seed))
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.", show_default=RunConfig.device)] = None,
+    device: Annotated[
+        str | None, typer.Option(autocompletion=options.complete_device, help="auto, cpu, cuda or cuda:N.", show_default=RunConfig.device)
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode.", show_default=str(RunConfig.workers))] = None,
     memory_gb: Annotated[
         float | None, typer.Option(min=0, help="Memory for decoded clips, in GB.", show_default=str(RunConfig.memory_gb))
@@ -98,7 +128,10 @@ def pretrain(
     compile_: Annotated[
         str | None,
         typer.Option(
-            "--compile", help="Use torch.compile: auto (on a GPU, unless activations are recomputed), on or off.", show_default="auto"
+            "--compile",
+            autocompletion=options.completing(lambda: ("auto", "on", "off")),
+            help="Use torch.compile: auto (on a GPU, unless activations are recomputed), on or off.",
+            show_default="auto",
         ),
     ] = None,
     activation_checkpointing: Annotated[
@@ -114,7 +147,12 @@ def pretrain(
         bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard events too.", show_default="off")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Data set whose videos are read where there is no cache.", show_default=RunConfig.dataset)
+        str | None,
+        typer.Option(
+            autocompletion=options.complete_dataset,
+            help="Data set whose videos are read where there is no cache.",
+            show_default=RunConfig.dataset,
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="List of that data set.", show_default=RunConfig.split)] = None,
     num_frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip where there is no cache.", show_default="16")] = None,
@@ -141,7 +179,7 @@ def pretrain(
                 raise KeyboardInterrupt
             return result
 
-    console.run_command(call, render=_show, as_json=as_json)
+    console.run_command(call, render=_show, as_json=as_json, distributed=True)
 
 
 def _default_places(flags: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +217,7 @@ def _show(result: PretrainResult) -> None:
     pairs: dict[str, object] = {
         "checkpoint": result.checkpoint,
         "steps": f"{result.steps:,} in {result.epochs} epochs of {result.clips:,} clips",
-        "loss": f"{result.loss_first:.4f} at the first step, {result.loss_last:.4f} at the last",
+        "loss": f"{console.decimal(result.loss_first, 4)} at the first step, {console.decimal(result.loss_last, 4)} at the last",
         "speed": f"{result.clips_per_second:.1f} clips/s on {result.device}"
         + (f" x {result.processes}" if result.processes > 1 else "")
         + f", {result.data_wait:.0%} of the time waiting for clips",

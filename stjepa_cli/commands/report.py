@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,19 +39,24 @@ def report(
         str | None, typer.Option(metavar="PATH|URL", help="Folder of the cache, if it has moved.", show_default="that of the run")
     ] = None,
     clips: Annotated[int, typer.Option(min=0, help="Number of clips to show.")] = 4,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write the page again and again until the run ends; meanwhile it reloads itself in the browser.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, max=86400, metavar="SECONDS", help="Seconds between two pages, with --watch.")] = 20,
     as_json: options.Json = False,
 ) -> None:
     def call(progress: Progress) -> ReportResult:
         from stjepa_cli.training import report
 
-        return report.report(
-            runs or [places.checkpoints_dir()],
+        write = partial(
+            report.report,
             out=out,
             cache=location(cache) if cache is not None else None,
             data_root=location(data_root) if data_root is not None else None,
             clips=clips,
-            progress=progress,
         )
+        folders = runs or [places.checkpoints_dir()]
+        return report.watch(folders, every_seconds=every, write=write, progress=progress) if watch else write(folders, progress=progress)
 
     console.run_command(call, render=_show, as_json=as_json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stjepa_cli.commands import console
+from stjepa_cli.commands.streams import output
 
 if TYPE_CHECKING:
     from stjepa_cli.evaluation.compare import Comparison, ComparisonRow
@@ -25,6 +26,8 @@ def show(comparison: Comparison) -> None:
     results = [result for row in comparison.rows for result in row.results]
     digests = [(result, ", ".join(f"{name} {digest[:16]}" for name, digest in result.digests.items())) for result in results]
     console.show_lines("Command that repeats this", [comparison.command])
+    for path in comparison.files if output.verbose else ():
+        console.say(f"wrote {path}")
     console.show_lines("Digests", [f"{result.encoder}, split {result.split}: {digest}" for result, digest in digests])
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from stjepa_cli.core.errors import StjepaError, storage_errors
 
@@ -72,9 +73,33 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         with suppress(AttributeError):
             getattr(sys, name).reconfigure(errors="backslashreplace")  # a name that is not UTF-8 must not stop the output
+    sys.stderr = cast(TextIO, _Unbreakable(sys.stderr))
     for variable in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):  # libraries read them with `int` and fail
         if variable in os.environ and not _SENSIBLE_WIDTH.fullmatch(os.environ[variable]):
             del os.environ[variable]
+
+
+class _Unbreakable:
+    """A stream whose text is lost where it cannot be written: a full stderr must neither stop the work nor change its exit code."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            return self.stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
 
 
 def width(stream: TextIO) -> int | None:
@@ -91,9 +116,19 @@ def visible(text: str) -> str:
 
 def json_text(data: dict[str, Any], *, encoding: str | None = None) -> str:
     """Format an object as JSON that the encoding of a stream can hold and that a terminal shows as text."""
+    data = _without_infinities(data)
     ascii_only = not (encoding or "utf-8").lower().startswith("utf")
     text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=ascii_only)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _without_infinities(value: Any) -> Any:
+    """Replace numbers that JSON does not have, NaN and the infinities, by null."""
+    if isinstance(value, dict):
+        return {name: _without_infinities(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_json(data: dict[str, Any]) -> None:
@@ -120,6 +155,9 @@ def writing_results() -> Iterator[None]:
     except BrokenPipeError:
         _drop_stdout()
         raise SystemExit(1) from None
+    except SystemExit as end:
+        if end.code or not output.lost_stdout:
+            raise
     except OSError as error:
         _drop_stdout()
         raise StjepaError("cannot write the result to standard output", got=error.strerror) from error

@@ -9,15 +9,36 @@ from typing import Any
 
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
+from stjepa_cli.core.serialization import from_dict
+from stjepa_cli.core.types import ClipSpec
 
+SCHEDULE = 2
 DEFAULT_TEACHER = "MCG-NJU/videomae-huge-finetuned-kinetics"
 LATENT_DIM = 384
+
+MAX_COUNT = 2**31 - 1
+MAX_DIM, MAX_BLOCKS, MAX_MASKS = 2**16, 1024, 1024
+"""Largest width and numbers of blocks and masks that are taken for meant: above what is trained, below what fills a memory."""
 
 
 def check(condition: bool, what: str, *, got: object, expected: object = None) -> None:
     """Raise a ConfigError unless a condition on a setting holds."""
     if not condition:
         raise ConfigError(what, got=got, expected=expected)
+
+
+def check_between(value: float, name: str, least: float, most: float, *, low: str | None = None) -> None:
+    """Raise a ConfigError unless a setting is between two values, both included; NaN never is.
+
+    Args:
+        value: Value of the setting.
+        name: Name of the setting.
+        least: Lowest value.
+        most: Highest value.
+        low: What a value that is too low is told, without the name; "must be at least <least>" if None.
+    """
+    check(not value < least, f"{name} {low or f'must be at least {least}'}", got=value)
+    check(value <= most, f"{name} is out of range", got=value, expected=f"{least} to {most}")
 
 
 def check_one_of(value: str, known: tuple[str, ...], what: str) -> None:
@@ -36,9 +57,9 @@ class StudentConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        blocks = f"{self.num_factorized} + {self.num_joint}"
-        check(min(self.num_factorized, self.num_joint) >= 0, "a number of blocks cannot be negative", got=blocks)
-        check(self.num_factorized + self.num_joint >= 1, "a student needs a block", got=blocks)
+        for name in ("num_factorized", "num_joint"):
+            check_between(getattr(self, name), name, 0, MAX_BLOCKS, low="cannot be negative")
+        check(self.num_factorized + self.num_joint >= 1, "a student needs a block", got=f"{self.num_factorized} + {self.num_joint}")
         _check_width(self.dim, self.num_heads, "student")
         check(0 < self.mlp_ratio <= 64, "mlp_ratio is out of range", got=self.mlp_ratio, expected="more than 0, at most 64")
 
@@ -61,13 +82,15 @@ class PredictorConfig:
     position_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self.depth >= 1, "a predictor needs a block", got=self.depth)
+        check_between(self.depth, "depth", 1, MAX_BLOCKS)
+        check_between(self.position_scale, "position_scale", 0, 1e6, low="cannot be negative")
         _check_width(self.dim, self.num_heads, "predictor")
 
 
 def _check_width(dim: int, num_heads: int, what: str) -> None:
-    check(num_heads >= 1, f"{what} needs an attention head", got=num_heads)
-    check(dim >= 2 and dim % num_heads == 0 and dim % 2 == 0, f"{what} dim must be even and a multiple of its heads", got=dim)
+    check_between(num_heads, f"num_heads of the {what}", 1, MAX_DIM)
+    check_between(dim, f"dim of the {what}", 2, MAX_DIM)
+    check(dim % num_heads == 0 and dim % 2 == 0, f"{what} dim must be even and a multiple of its heads", got=f"{dim}, {num_heads} heads")
 
 
 @dataclass(frozen=True)
@@ -104,14 +127,13 @@ class OptimizerConfig:
         check_one_of(self.name, ("adamw", "muon"), "optimizer")
         check_one_of(self.lr_scaling, ("sqrt", "linear", "none"), "lr_scaling")
         check(0 < self.lr < float("inf"), "lr must be positive and finite", got=self.lr)
-        check(self.lr_batch >= 1, "lr_batch must be at least 1", got=self.lr_batch)
+        check_between(self.lr_batch, "lr_batch", 1, MAX_COUNT)
         for name in ("beta1", "beta2", "warmup"):
             value = getattr(self, name)
             check(0 <= value < 1, f"{name} is out of range", got=value, expected=f"0 <= {name} < 1")
         check(0 <= self.final_lr <= 1, "final_lr is a fraction of lr", got=self.final_lr, expected="0 <= final_lr <= 1")
         for name in ("weight_decay", "final_weight_decay"):
-            value = getattr(self, name)
-            check(value is None or 0 <= value <= 1e3, f"{name} cannot be negative", got=value)
+            check_between(getattr(self, name) or 0.0, name, 0, 1e3, low="cannot be negative")
         check(self.clip_norm > 0, "clip_norm must be positive", got=self.clip_norm)
 
     def peak_lr(self, batch_size: int) -> float:
@@ -156,6 +178,8 @@ class RunConfig:
         ema: Decay of the moving average of the student that is released (arXiv 2307.13813); 0 for none.
         val_fraction: Fraction of the clips held out for the validation loss, at most 512 clips.
         max_steps: Step at which this session ends, None for the end of the schedule.
+        schedule: How rate and weight decay go from the first step to the last: 2 reaches the final values at the last step; 1, until 0.1,
+            would have reached them one step later. A run keeps the one that it began with.
         seed: Seed of weights, masks and clip order.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode videos or frames.
@@ -187,6 +211,7 @@ class RunConfig:
     ema: float = 0.999
     val_fraction: float = 0.02
     max_steps: int | None = None
+    schedule: int = SCHEDULE
     seed: int = 0
     device: str = "auto"
     workers: int = 4
@@ -201,20 +226,23 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "masks_per_clip", "workers"):
-            check(1 <= getattr(self, name) < 2**31, f"{name} must be at least 1", got=getattr(self, name))
+        for name in ("epochs", "batch_size", "accumulate", "workers"):
+            check_between(getattr(self, name), name, 1, MAX_COUNT)
+        check_between(self.masks_per_clip, "masks_per_clip", 1, MAX_MASKS)
         check(0 < self.mask_ratio < 1, "mask_ratio is a fraction", got=self.mask_ratio, expected="0 < mask_ratio < 1")
         for name in ("steps", "max_steps"):
-            value = getattr(self, name)
-            check(value is None or 1 <= value < 2**31, f"{name} must be at least 1", got=value)
-        check(0 <= self.memory_gb < 1e6, "memory_gb cannot be negative", got=self.memory_gb)
+            if (value := getattr(self, name)) is not None:
+                check_between(value, name, 1, MAX_COUNT)
+        check_between(self.memory_gb, "memory_gb", 0, 1e6, low="cannot be negative")
         check(0 <= self.ema < 1, "ema is a decay", got=self.ema, expected="0 <= ema < 1")
         check(0 <= self.val_fraction < 1, "val_fraction is a fraction", got=self.val_fraction, expected="0 <= val_fraction < 1")
-        check(self.keep >= 0, "keep cannot be negative", got=self.keep)
+        check_between(self.keep, "keep", 0, MAX_COUNT, low="cannot be negative")
         check(0 <= self.seed < 2**40, "seed is out of range", got=self.seed, expected="0 <= seed < 2^40")
+        check_between(self.schedule, "schedule", 1, SCHEDULE)
         check_one_of(self.mask_sampler, ("tube", "multiblock"), "mask_sampler")
         check_one_of(self.compile, ("auto", "on", "off"), "compile")
         check(isinstance(self.objective.get("name"), str), "[objective] has no name", got=self.objective.get("name"))
+        from_dict(ClipSpec, self.clip, where="[clip]")
         self.checkpoint_interval()
 
     def checkpoint_interval(self) -> tuple[int, float]:
@@ -225,7 +253,7 @@ class RunConfig:
         """
         text = self.checkpoint_every.strip().lower()
         number = text.removesuffix("in").removesuffix("m")
-        valid = not text or (number.isascii() and number.isdecimal() and int(number) > 0)
+        valid = not text or (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) > 0)
         check(valid, "checkpoint_every is steps or minutes", got=repr(self.checkpoint_every), expected="500 or 30m, say")
         if not text:
             return 0, 0.0

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_SHOWN = 1000
+"""Characters of a value that a message shows."""
+
 
 class StjepaError(Exception):
     """An error that the user can fix.
@@ -28,12 +31,17 @@ class StjepaError(Exception):
     def sentence(self) -> str:
         """Return the whole message on one line."""
         text = self.what
-        found = [f"got {self.got}" if self.got is not None else "", f"expected {self.expected}" if self.expected is not None else ""]
+        found = [f"{word} {_short(value)}" if value is not None else "" for word, value in (("got", self.got), ("expected", self.expected))]
         if any(found):
             text += ": " + ", ".join(part for part in found if part)
         if self.fix:
             text += f". {self.fix}"
         return " ".join(text.split())
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text):,} characters)"
 
 
 class ConfigError(StjepaError):

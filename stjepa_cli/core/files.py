@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stjepa_cli.core.errors import ConfigError, StjepaError, storage_errors
+from stjepa_cli.core.errors import CheckpointError, ConfigError, StjepaError, UnreadableError, storage_errors
 from stjepa_cli.core.locations import Location, RemoteFile, driver_errors, is_local
 
 _UNLOCKED_GRACE_SECONDS = 24 * 3600
@@ -163,3 +163,41 @@ def file_digest(path: Location) -> str:
     """Return the sha256 of a file as 64 hex digits."""
     with path.open("rb") if is_local(path) else RemoteFile(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- checksums
+
+SUMS = "SHA256SUMS"
+_EXPORT_AGAIN = "Export it again, or copy it again."
+
+
+def write_sums(folder: Path) -> None:
+    """Write the sha256 of every file in a folder to `SHA256SUMS`, in the form that `sha256sum --check` reads.
+
+    Raises:
+        StjepaError: The disk is full, read-only or forbidden.
+    """
+    lines = [f"{file_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()) if path.name != SUMS]
+    write_atomic(folder / SUMS, "".join(lines).encode())
+
+
+def check_sums(folder: Path) -> None:
+    """Check the files in a folder against its `SHA256SUMS`; a folder without one, of an earlier version, is not checked.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the list is.
+        UnreadableError: A file cannot be read.
+    """
+    try:
+        for line in (folder / SUMS).read_text().splitlines():
+            known, _, name = line.partition("  ")
+            if not re.fullmatch(r"[0-9a-f]{64}", known) or "/" in name or not (folder / name).is_file():
+                raise CheckpointError(f"{folder / SUMS} is damaged, or a file is missing", got=line[:200], fix=_EXPORT_AGAIN)
+            if file_digest(folder / name) != known:
+                raise CheckpointError(f"{folder / name} is damaged: it is not the file that was written", fix=_EXPORT_AGAIN)
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{folder / SUMS} is damaged", got=error, fix=_EXPORT_AGAIN) from error
+    except OSError as error:
+        raise UnreadableError(f"{folder} cannot be checked", got=error, fix="Check its permissions and its disk.") from error

@@ -52,7 +52,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError as error:
         raise ConfigError("there is no such configuration file", got=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # not text, not TOML, a number of thousands of digits; nested too deeply
         raise ConfigError(f"{path} cannot be read as TOML", got=str(error)) from error
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 MIN_WIDTH = 192
 """Width of a model from which several intra-op threads gain more than they lose."""
 
+MAX_THREADS = 1024
+"""Most threads that are taken for meant."""
+
 _SPINS = "1000"  # libgomp's own number on oversubscribed cores, about 50 microseconds; its default is 15 milliseconds
 _THREADS, _WAITING = "OMP_NUM_THREADS", ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -59,9 +62,9 @@ def plan_threads(width: int, decoders: int, *, cores: float | None = None) -> Th
         cores: Cores that the process may use; found out if None.
     """
     cores = available_cores() if cores is None else cores
-    requested = os.environ.get(_THREADS, "").partition(",")[0].strip()
+    requested = os.environ.get(_THREADS, "").partition(",")[0].strip()[:9]
     if requested.isascii() and requested.isdecimal() and int(requested) > 0:
-        return ThreadPlan(int(requested), decoders, cores, requested=True)
+        return ThreadPlan(min(int(requested), MAX_THREADS), decoders, cores, requested=True)
     if width < MIN_WIDTH:
         return ThreadPlan(1, decoders, cores, requested=False)
     beside = 1 if decoders and cores > 2 else 0  # decoders want a core of their own where there are several

@@ -16,6 +16,9 @@ from typing import Any
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import Location
 
+MAX_CLIP_PX, MAX_TOKENS = 2**28, 2**20
+"""Most pixels and tokens of a clip: many times those of the largest clips that are in use, and less than what fills a memory by mistake."""
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -77,6 +80,9 @@ class ClipSpec:
                 "frames must be a multiple of the tubelet, and the size a multiple of the patch",
                 got=f"{self.num_frames} frames by {self.tubelet}, {self.size_px} px by {self.patch_px}",
             )
+        if self.num_frames * self.size_px**2 > MAX_CLIP_PX or self.grid.num_tokens > MAX_TOKENS or self.stride > MAX_CLIP_PX:
+            expected = f"at most {MAX_CLIP_PX:,} pixels and {MAX_TOKENS:,} tokens"
+            raise ConfigError("the sizes of a clip are out of range", got=str(self), expected=expected)
 
     @property
     def grid(self) -> TokenGrid:

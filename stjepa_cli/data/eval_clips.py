@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.types import ClipSpec, CropBox
 
-_TEXT = re.compile(r"(?:(\d+)x)?(\d+)x(\d+)")
+_TEXT = re.compile(r"(?:(\d{1,9})x)?(\d{1,9})x(\d{1,9})")
 _EXPECTED = "temporal x spatial, or frames x temporal x spatial, such as 1x1 or 16x5x3"
+
+
+MAX_CLIPS = 1000
+"""Most clips of a video that are taken for meant."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class EvalClips:
             raise ConfigError(
                 "an evaluation needs at least one clip of each video", got=f"{self.temporal}x{self.spatial}", expected=_EXPECTED
             )
+
+        if self.num_clips > MAX_CLIPS:
+            expected = f"at most {MAX_CLIPS:,}; 16x5x3 has 15"
+            raise ConfigError("too many clips of each video", got=f"{self.temporal}x{self.spatial}", expected=expected)
 
     @property
     def num_clips(self) -> int:

@@ -153,7 +153,7 @@ class FeatureStore:
         new: list[Row] = []
         started, written, num_bytes = time.monotonic(), time.monotonic(), 0
         encoded = encode_videos(self.encoder, items, self.clips, pool=self.pool, runtime=self.runtime)
-        with self.runtime.progress.task(task_name, total=len(items), unit="videos") as task:
+        with self.runtime.progress.task(task_name, total=len(keys), completed=len(keys) - len(items), unit="videos") as task:
             try:
                 for item, found in encoded:
                     row = (keys[item.id], found if isinstance(found, Tensor) else found.reason)

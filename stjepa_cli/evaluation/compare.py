@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from stjepa_cli.encoders.base import Encoder, EncoderCard
 from stjepa_cli.encoders.extraction import DEFAULT, Extraction
 from stjepa_cli.encoders.feature_store import FeatureStore
 from stjepa_cli.evaluation.evaluate import PROTOCOLS, Settings, check_protocols, score
-from stjepa_cli.evaluation.intervals import RESAMPLES, Differences, Interval, differences_of, intervals_of
+from stjepa_cli.evaluation.intervals import RESAMPLES, Difference, Differences, Interval, differences_of, intervals_of
 from stjepa_cli.evaluation.results import EvaluationResult
 
 ALL = "all"
@@ -59,9 +60,10 @@ class ComparisonRow:
         """Return the sample deviation of each metric over the splits, or nothing if there is one split."""
         return self._over_splits(statistics.stdev) if len(self.results) > 1 else {}
 
-    def interval(self, protocol: str) -> str:
-        """Return an interval as text, `[0.123, 0.456]`, or an empty string."""
-        return "[{:.3f}, {:.3f}]".format(*self.intervals[protocol]) if protocol in self.intervals else ""
+    def interval(self, protocol: str, *, percent: bool = False) -> str:
+        """Return an interval as text, `[0.123, 0.456]` or `[12.3%, 45.6%]`, or an empty string."""
+        form = "[{:.1%}, {:.1%}]" if percent else "[{:.3f}, {:.3f}]"
+        return form.format(*self.intervals[protocol]) if protocol in self.intervals else ""
 
     def _over_splits(self, combine: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
         return {
@@ -102,32 +104,39 @@ class Comparison:
     Attributes:
         rows: One row for each encoder.
         command: The command that repeats the comparison, or an empty string.
+        files: Files of the reports.
     """
 
     rows: tuple[ComparisonRow, ...]
     command: str = ""
+    files: tuple[Path, ...] = ()
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def table(self, *, percent: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return column names and cells: whether labels were used to train each encoder, and the first metric of each protocol.
 
-        A metric stands with its deviation over splits and its interval.
+        A metric stands with its deviation over splits and its interval, as a fraction or in percent.
         """
+        form = "{:.1%}" if percent else "{:.4f}"
         first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
         cells = []
         for row in self.rows:
             metrics, deviations = row.metrics(), row.deviations()
             values = []
             for name, metric in first.items():
-                deviation = f" ± {deviations[name][metric]:.4f}" if deviations else ""
-                values.append(f"{metrics[name][metric]:.4f}{deviation} {row.interval(name)}".rstrip())
+                deviation = f" ± {form.format(deviations[name][metric])}" if deviations else ""
+                values.append(f"{form.format(metrics[name][metric])}{deviation} {row.interval(name, percent=percent)}".rstrip())
             cells.append((row.encoder, str(row.results[0].saw_labels), *values))
         return ("encoder", "saw labels", *(f"{name} {metric}" for name, metric in first.items())), cells
 
-    def difference_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Return column names and cells of the paired differences from the first encoder, without cells if there is one encoder."""
+    def difference_table(self, *, percent: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return column names and cells of the paired differences from the first encoder, without cells if there is one encoder.
+
+        A difference is one of fractions, or in percentage points.
+        """
+        form = Difference.points if percent else str
         first = {name: next(iter(metrics)) for name, metrics in self.rows[0].metrics().items()}
         compared = [(row.encoder, row.differences.metrics) for row in self.rows if row.differences is not None]
-        cells = [(encoder, *(str(metrics.get(name, "")) for name in first)) for encoder, metrics in compared]
+        cells = [(encoder, *(form(metrics[name]) if name in metrics else "" for name in first)) for encoder, metrics in compared]
         return ("encoder", *(f"{name} {metric}" for name, metric in first.items())), cells
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ names -> encoders -> features (kept) -> probes -> a row per encoder -> a report 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,23 +140,26 @@ def infer(request: InferRequest, runtime: Runtime = Runtime()) -> Comparison:
         dataset, request.extraction, request.split, request.protocols, request.limit, request.seed, request.settings
     )
     folders = ReportFolders(request.out, single=len(sources) * len(settings.splits) == 1, key=request.key)
-    rows = []
+    rows, files = [], list[Path]()
     for row in compare_encoders(sources, settings, runtime):
         rows.append(row)
         for result, reference in zip(row.results, rows[0].results, strict=True):
-            _write(request, result, None if row is rows[0] else reference, folders.folder(result), runtime)
-    comparison = Comparison(tuple(rows), request.command)
+            files += _write(request, result, None if row is rows[0] else reference, folders.folder(result), runtime)
+    comparison = Comparison(tuple(rows), request.command, tuple(files))
     if request.out is not None and not folders.single:
         write_overview(comparison, folders, request.out)
         runtime.progress.note(f"wrote {request.out / 'report.html'}")
     return comparison
 
 
-def _write(request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime) -> None:
-    """Write heads first, because fitting them took the longest, and then the report."""
+def _write(
+    request: InferRequest, result: EvaluationResult, reference: EvaluationResult | None, folder: Path, runtime: Runtime
+) -> Sequence[Path]:
+    """Write heads first, because fitting them took the longest, and then the report; returns the files."""
     intervals = intervals_of((result,), request.seed)  # those of a row are of the mean over its splits
     differences = None if reference is None else differences_of((result,), (reference,), request.seed)
     heads = save_heads(result, folder, progress=runtime.progress) if request.save_head else ()
     report = write_report(result, folder, command=request.command, intervals=intervals, differences=differences, progress=runtime.progress)
-    for path in (*heads, *report):
-        runtime.progress.note(f"wrote {path}")
+    files = (*heads, *report)
+    runtime.progress.note(f"wrote {len(files)} files to {folder}: look at {(folder / 'report.html').name}")
+    return files

@@ -46,6 +46,10 @@ class Difference:
     def __str__(self) -> str:
         return "{:+.4f} [{:+.3f}, {:+.3f}]".format(self.value, *self.interval)
 
+    def points(self) -> str:
+        """Return the difference and its interval in percentage points, as text."""
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (self.value, *self.interval)))
+
 
 @dataclass(frozen=True)
 class Differences:

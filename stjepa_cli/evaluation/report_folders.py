@@ -10,6 +10,7 @@ from stjepa_cli.core.errors import StjepaError, storage_errors
 from stjepa_cli.core.files import write_atomic
 from stjepa_cli.core.places import checkpoints_dir
 from stjepa_cli.evaluation.compare import Comparison
+from stjepa_cli.evaluation.confusion import percent
 from stjepa_cli.evaluation.results import EvaluationResult
 from stjepa_cli.viz import html
 
@@ -56,11 +57,13 @@ class ReportFolders:
 
 
 def _differences(comparison: Comparison, widths: tuple[int, ...]) -> list[str]:
-    columns, cells = comparison.difference_table()
+    columns, cells = comparison.difference_table(percent=True)
     widths = (46, *widths[2:])
     if not cells:
         return []
-    caption = "On the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    caption = (
+        "Percentage points on the same videos, with the paired 95 % bootstrap interval. An interval without 0 tells two encoders apart."
+    )
     return [
         html.heading(f"Differences from {comparison.rows[0].encoder}"),
         html.wrapped(columns, cells, widths=widths, numbers=(), caption=caption),
@@ -74,11 +77,11 @@ def write_overview(comparison: Comparison, folders: ReportFolders, out: Path) ->
         StjepaError: The disk is full or cannot be written.
     """
     results = [result for row in comparison.rows for result in row.results]
-    first, (columns, cells) = results[0], comparison.table()
+    first, (columns, cells) = results[0], comparison.table(percent=True)
     splits = ", ".join(dict.fromkeys(str(result.split) for result in results))
     title = f"{first.dataset}, split {splits}: {len(comparison.rows)} encoder{'s' if len(comparison.rows) > 1 else ''}"
     deviation = ", ± the deviation over splits" if len(comparison.rows[0].results) > 1 else ""
-    caption = f"Fractions of test videos{deviation}, with the 95 % bootstrap interval. Chance: {first.chance:.4f}."
+    caption = f"Share of test videos{deviation}, with the 95 % bootstrap interval. Chance: {percent(first.chance)}."
     widths = (30, 16, *[54 // (len(columns) - 2)] * (len(columns) - 2))
     body = [
         html.heading(title, 1),

@@ -146,7 +146,7 @@ def _origin(result: EvaluationResult, command: str) -> Iterator[str]:
 
 
 def _settings(chosen: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    return ", ".join(f"{name} {value:.1%}" if name.endswith("_top1") else f"{name} {value:g}" for name, value in chosen.items())
 
 
 def _failed(result: EvaluationResult) -> Iterator[str]:
@@ -207,7 +207,7 @@ def _confusions(result: EvaluationResult, shown: ShownProbe | None) -> Iterator[
     name = shown.protocol
     alternative = f"Confusion matrix of {len(result.classes):,} classes by {name}; the most frequent confusions are in the table below"
     yield html.figure(
-        html.picture("image/png", shown.matrix, alternative),
+        html.picture("image/png", shown.matrix, alternative, drawn=True),
         f"Rows are true classes, columns are predictions of {name}. The colour is the fraction of the row.",
     )
     found = most_frequent(shown.counts, MAX_CONFUSIONS)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -52,6 +53,12 @@ class CheckpointHeader:
     schema: int = SCHEMA
     second_latent_dim: int = 0
     second_cache_digest: str = ""
+
+    @staticmethod
+    def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a header in today's layout: a run that names no schedule began with the first one."""
+        run = data.get("run")
+        return {**data, "run": {"schedule": 1, **run}} if isinstance(run, Mapping) else dict(data)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

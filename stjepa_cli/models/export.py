@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from stjepa_cli.core import hub
 from stjepa_cli.core.errors import ConfigError, StjepaError
-from stjepa_cli.core.files import new_folder, remove_leftovers, write_atomic
+from stjepa_cli.core.files import new_folder, remove_leftovers, write_atomic, write_sums
 from stjepa_cli.core.progress import SILENT, Progress
 from stjepa_cli.models.checkpoint import newest_checkpoint
 from stjepa_cli.models.formats import Encode, find_format, random_clips
@@ -34,6 +35,7 @@ class ExportResult:
         parameters: Number of parameters of the encoder.
         max_difference: Largest absolute difference between tokens of the export, loaded again, and of the original.
         tolerance: Largest difference that passes.
+        pushed: Address of the model on the Hub; None if it was not pushed.
     """
 
     out: Path
@@ -44,27 +46,42 @@ class ExportResult:
     parameters: int
     max_difference: float
     tolerance: float
+    pushed: str | None = None
 
 
-def export(checkpoint: Path, out: Path, format: str = "hf", *, progress: Progress = SILENT) -> ExportResult:
+def export(checkpoint: Path, out: Path, format: str = "hf", *, push: str | None = None, progress: Progress = SILENT) -> ExportResult:
     """Export the encoder of a checkpoint.
 
     Args:
         checkpoint: Checkpoint, or a folder for its newest one.
         out: Folder to create; an existing folder must be empty.
         format: Name of a format in `FORMATS`.
+        push: Model on the Hugging Face Hub to upload the export to, `owner/name`; it is created as a private one if there is none.
         progress: Receives messages.
 
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
-        ConfigError: The format is unknown, or the folder is not empty.
-        NotReadyError: The format needs a library that is not installed.
-        StjepaError: The export differs from the original by more than the tolerance, or the disk is full; nothing is left behind.
+        ConfigError: The format is unknown, the folder is not empty, or `push` is no id.
+        NotReadyError: The format needs a library that is not installed, or nobody is logged in to the Hub.
+        StjepaError: The export differs from the original by more than the tolerance, or the disk is full; nothing is left behind. Or the
+            Hub refuses the upload; the export is kept.
     """
     find_format(format)
+    if push is not None:
+        hub.check_upload(push)
     file = newest_checkpoint(checkpoint) if checkpoint.is_dir() else checkpoint
     student, header = load_student(file, torch.device("cpu"))
-    return _write(student, release_config(header, PIXEL_MEAN, PIXEL_STD), file, out, format, progress)
+    result = _write(student, release_config(header, PIXEL_MEAN, PIXEL_STD), file, out, format, progress)
+    return result if push is None else replace(result, pushed=_push(result, push, header.step, progress))
+
+
+def _push(result: ExportResult, name: str, step: int, progress: Progress) -> str:
+    try:
+        with progress.task(f"pushing to {name}", total=None, unit="files"):
+            return hub.upload(result.out, name, f"Encoder at step {step}, format {result.format}")
+    except hub.HubError as error:
+        fix = f"The export itself is whole: `hf upload {name} {result.out}` tries again."
+        raise StjepaError(f"{result.out} is written, but cannot be pushed to {name}: {error.what}", fix=fix) from error
 
 
 def write_finetuned(student: Student, start: Path, tuning: Tuning, out: Path, *, progress: Progress = SILENT) -> ExportResult:
@@ -95,13 +112,16 @@ def _write(student: Student, config: ReleaseConfig, source: Path, out: Path, nam
     format = find_format(name)
     num_parameters = sum(parameter.numel() for parameter in student.parameters())
     remove_leftovers(out.absolute().parent)
-    with new_folder(out) as folder:
-        progress.note(f"writing {source} as {format.about}")
+    progress.note(f"writing {source} as {format.about}, then loading it again to compare it with the original")
+    with new_folder(out) as folder, progress.task(f"export {name}", total=2, unit="parts") as task:
         write_config(folder, config)
         format.write(student, folder)
+        if name != "hf":  # whose tensors have digests of their own
+            write_sums(folder)
         write_atomic(folder / "README.md", model_card(config, format, num_parameters).encode())
-        progress.note("loading the export again to compare it with the original")
+        task.advance()
         difference = _difference(student, format.load(folder))
+        task.advance()
         if not difference <= format.tolerance:
             raise StjepaError(
                 f"the export differs from {source} and was not kept",

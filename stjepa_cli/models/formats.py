@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stjepa_cli.core.errors import ConfigError, NotReadyError, how_to_install
+from stjepa_cli.core.files import check_sums
 from stjepa_cli.models.release import write_weights
 from stjepa_cli.models.student import Student
 
@@ -84,6 +85,7 @@ def _write_torchscript(student: Student, folder: Path) -> None:
 
 
 def _load_torchscript(folder: Path) -> Encode:
+    check_sums(folder)
     with _without_deprecations():
         loaded: Encode = torch.jit.load(folder / "student.pt")  # type: ignore[no-untyped-call]
     return loaded
@@ -115,6 +117,7 @@ def _write_onnx(student: Student, folder: Path) -> None:
 def _load_onnx(folder: Path) -> Encode:
     import onnxruntime
 
+    check_sums(folder)
     session = onnxruntime.InferenceSession(str(folder / "student.onnx"), providers=["CPUExecutionProvider"])
     return lambda clips: torch.from_numpy(session.run(["tokens"], {"clips": clips.numpy()})[0])
 

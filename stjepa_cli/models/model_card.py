@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import re
 
 from stjepa_cli.models.formats import Format
 from stjepa_cli.models.release import Provenance, ReleaseConfig
+
+HUB_LICENCES = frozenset({
+    "afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m",
+    "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "bsl-1.0",
+    "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "creativeml-openrail-m",
+    "deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2",
+    "fair-noncommercial-research-license", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "h-research", "intel-research", "isc",
+    "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit",
+    "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "openrail", "openrail++", "osl-3.0", "pddl", "postgresql", "unknown",
+    "unlicense", "wtfpl", "zlib",
+})  # fmt: skip
+"""Licences that the Hub knows by name (https://huggingface.co/docs/hub/repositories-licenses)."""
 
 
 def model_card(config: ReleaseConfig, format: Format, num_parameters: int) -> str:
     """Return the `README.md` of an export."""
     clip, origin, teacher = config.clip, config.provenance, config.provenance.teacher
     shape = f"(B, {clip.num_frames}, 3, {clip.size_px}, {clip.size_px})"
-    licence = [f"license: {json.dumps(teacher.licence.lower())}"] if teacher.licence not in ("unknown", "none") else []
+    licence = _licence(teacher.licence)
     return "\n".join(
         [
             *("---", "library_name: stjepa", *licence, "tags: [video, self-supervised, jepa]", "---", "", "# A video encoder", ""),
@@ -40,6 +54,20 @@ def model_card(config: ReleaseConfig, format: Format, num_parameters: int) -> st
             "",
         ]
     )
+
+
+def _licence(licence: str) -> list[str]:
+    """Return the lines about the teacher's licence in the front matter, in the words that the Hub accepts.
+
+    A licence that the Hub does not know is `other` with its name; a teacher without weights has none to pass on.
+    """
+    name = licence.strip().lower()
+    if name == "none":
+        return []
+    if name in HUB_LICENCES or name == "other":
+        return [f"license: {name}"]
+    slug = re.sub(r"[^a-z0-9.]+", "-", name).strip("-.")
+    return ["license: other", f"license_name: {slug}"] if slug else ["license: unknown"]
 
 
 def _labels_seen(origin: Provenance) -> str:

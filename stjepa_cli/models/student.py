@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stjepa_cli.core.config import StudentConfig
-from stjepa_cli.core.errors import ConfigError, MaskError
+from stjepa_cli.core.errors import CheckpointError, ConfigError, MaskError
 from stjepa_cli.core.types import ClipSpec, TokenGrid
 from stjepa_cli.models.checkpoint import CheckpointHeader, read_header
 from stjepa_cli.models.layers import (
@@ -25,11 +26,14 @@ from stjepa_cli.models.layers import (
     tubelets,
 )
 from stjepa_cli.models.masking import Mask, gather_tokens
-from stjepa_cli.models.release import find_release, load_weights, read_config
+from stjepa_cli.models.release import WEIGHTS, find_release, load_weights, read_config
 from stjepa_cli.models.tensor_file import list_tensors, load_group
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+
+SMALL = 2**24
+"""Numbers of a student for which any machine has memory."""
 
 
 class Student(nn.Module):
@@ -78,6 +82,7 @@ class Student(nn.Module):
         """
         folder = find_release(str(name), revision)
         config = read_config(folder)
+        _check_size(folder / WEIGHTS, config.student, config.clip)
         student = cls(config.student, config.clip, torch.Generator())
         student.pixel_mean.copy_(torch.tensor(config.pixel_mean).view(3, 1, 1))
         student.pixel_std.copy_(torch.tensor(config.pixel_std).view(3, 1, 1))
@@ -193,9 +198,27 @@ def load_student(path: Path, device: torch.device) -> tuple[Student, CheckpointH
         CheckpointError: The checkpoint is missing or truncated, or its tensors do not fit the student that its header describes.
     """
     header = read_header(path)
+    _check_size(path, header.run.student, header.clip)
     student = Student(header.run.student, header.clip, torch.Generator())
     load_group(student, path, "ema" if any(tensor.name.startswith("ema.") for tensor in list_tensors(path)) else "student")
     return student.to(device).eval().requires_grad_(False), header
+
+
+def _check_size(path: Path, config: StudentConfig, spec: ClipSpec) -> None:
+    """Refuse a file that cannot hold such a student, before memory for it is taken.
+
+    Raises:
+        CheckpointError: It has fewer numbers than the embedding and the attention of such a student.
+        UnreadableError: It cannot be read.
+    """
+    least = 3 * spec.tubelet * spec.patch_px**2 * config.dim + 4 * config.dim**2 * (config.num_factorized + config.num_joint)
+    if least <= SMALL or not path.is_file():
+        return  # tensors that do not fit are told by name
+    found = sum(math.prod(tensor.shape) for tensor in list_tensors(path))
+    if found < least:
+        raise CheckpointError(
+            f"{path} holds another student than is described with it", got=f"{found:,} numbers", expected=f"at least {least:,}"
+        )
 
 
 def num_parameters(module: nn.Module) -> int:

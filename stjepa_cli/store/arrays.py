@@ -52,13 +52,19 @@ def read_projection(path: Location) -> Projection:
     """Read the fitted map.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: The arrays are damaged.
+        OSError: The arrays cannot be read.
+        ValueError: The arrays are damaged.
     """
     import zarr
 
-    group = zarr.open_group(str(path / "projection"), mode="r")
-    arrays = {name: torch.from_numpy(np.array(group[name][...])) for name in ("mean", "matrix")}  # type: ignore[index]
-    return Projection(mean=arrays["mean"], matrix=arrays["matrix"], **group.attrs.asdict())  # type: ignore[arg-type]
+    try:
+        group = zarr.open_group(str(path / "projection"), mode="r")
+        arrays = {name: torch.from_numpy(np.array(group[name][...])) for name in ("mean", "matrix")}  # type: ignore[index]
+        return Projection(mean=arrays["mean"], matrix=arrays["matrix"], **group.attrs.asdict())  # type: ignore[arg-type]
+    except OSError:
+        raise
+    except Exception as error:  # zarr trusts the JSON that it reads: whatever its code does with a wrong type comes through
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def open_array(path: Location, name: str) -> zarr.Array[Any]:

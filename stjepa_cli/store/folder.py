@@ -16,6 +16,7 @@ from pathlib import Path
 from stjepa_cli.core.errors import CacheError, ConfigError, storage_errors
 from stjepa_cli.core.files import is_leftover, sync, write_atomic
 from stjepa_cli.core.locations import Location, driver_errors, is_folder, is_local, names
+from stjepa_cli.core.places import caches_in
 from stjepa_cli.core.serialization import from_dict, to_dict
 from stjepa_cli.store.arrays import HEADER, HEADER_DIGEST, create_arrays
 from stjepa_cli.store.errors import rebuild, unreadable
@@ -110,7 +111,9 @@ def read_header(path: Location) -> CacheHeader:
         with driver_errors():
             data = (path / "zarr.json").read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CacheError(f"there is no cache at {path}", fix="Type `stjepa cache build`, or name it with --cache.") from error
+        beside = ", ".join(caches_in(path.parent))
+        fix = f"Beside it there is {beside}: name one with --cache." if beside else "Type `stjepa cache build`, or name it with --cache."
+        raise CacheError(f"there is no cache at {path}", fix=fix) from error
     except OSError as error:
         raise unreadable(where, error) from error
     try:

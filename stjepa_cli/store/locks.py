@@ -63,6 +63,21 @@ def holding(file: Path, numbers: range, what: str, *, wait_s: float = 0.0) -> It
         os.close(descriptor)
 
 
+def is_held(file: Path, numbers: range) -> bool:
+    """Return whether a part of a range of shards is held; where the file system has no locks, whether the file is there."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _range(fcntl.F_WRLCK, numbers))
+        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(file: Path, numbers: range, what: str, wait_s: float) -> tuple[int, bool]:
     deadline = time.monotonic() + wait_s
     while True:

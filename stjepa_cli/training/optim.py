@@ -10,31 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stjepa_cli.core.config import OptimizerConfig
+from stjepa_cli.core.config import SCHEDULE, OptimizerConfig
 
 
-def cosine_path(step: int, total_steps: int, first: float, last: float) -> float:
-    """A value that goes from `first` to `last` along half a cosine over the steps 0 to `total_steps`."""
-    return last + (first - last) * (1 + math.cos(math.pi * step / max(1, total_steps))) / 2
+def cosine_path(step: int, last_step: int, first: float, last: float) -> float:
+    """Return a value that goes from `first` to `last` along half a cosine over the steps 0 to `last_step`."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / max(1, last_step))) / 2
 
 
-def learning_rate(step: int, total_steps: int, config: OptimizerConfig, batch_size: int) -> float:
-    """The rate of a step (from 0): a linear rise over `warmup`, then half a cosine down to `final_lr` of the peak."""
+def learning_rate(step: int, total_steps: int, config: OptimizerConfig, batch_size: int, schedule: int = SCHEDULE) -> float:
+    """Return the rate of a step: a linear rise to the peak over `warmup`, then half a cosine down to `final_lr` of the peak.
+
+    Args:
+        step: Step, from 0 to `total_steps` - 1, which has the final rate.
+        total_steps: Steps of the whole schedule. A schedule of one step has the peak rate.
+        config: Rates of the optimizer.
+        batch_size: Clips of a step.
+        schedule: `RunConfig.schedule`; 1 has its first step down from the peak, and the final rate, one step later.
+    """
     peak = config.peak_lr(batch_size)
-    warmup_steps = max(1, round(config.warmup * total_steps))
+    late = 1 if schedule == 1 else 0
+    warmup_steps = max(1, min(round(config.warmup * total_steps), total_steps - 1 + late))
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    return cosine_path(step - warmup_steps, total_steps - warmup_steps, peak, peak * config.final_lr)
+    top = warmup_steps - 1 + late
+    return cosine_path(step - top, total_steps - 1 + late - top, peak, peak * config.final_lr)
 
 
-def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The decay of a step."""
+def weight_decay(step: int, total_steps: int, config: OptimizerConfig, schedule: int = SCHEDULE) -> float:
+    """Return the weight decay of a step, from 0 to `total_steps` - 1, which has the final one; with schedule 1, one step later."""
     last = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
-    return cosine_path(step, total_steps, config.weight_decay, last)
+    return cosine_path(step, total_steps if schedule == 1 else total_steps - 1, config.weight_decay, last)
 
 
 def the_same(name: str) -> float:
-    """The whole rate, whatever the parameter."""
+    """Return 1, the whole rate, whatever the parameter."""
     return 1.0
 
 
@@ -48,11 +58,16 @@ class ScheduledOptimizer:
     whole, and the loss that is read later tells.
 
     Args:
-        module: what is trained.
-        config: of the optimizers.
-        batch_size: clips of a step, by which the rate is scaled.
-        rate_share: share of the rate that a parameter of this name learns with.
+        module: Module that is trained.
+        config: Settings of the optimizers.
+        batch_size: Clips of a step, by which the rate is scaled.
+        rate_share: Returns the share of the rate that a parameter of this name learns with.
+
+    Attributes:
+        schedule: `RunConfig.schedule`; a run that is resumed sets the one that it began with.
     """
+
+    schedule = SCHEDULE
 
     def __init__(self, module: nn.Module, config: OptimizerConfig, batch_size: int, rate_share: Callable[[str], float] = the_same) -> None:
         self.module, self.config, self.batch_size = module, config, batch_size
@@ -67,9 +82,9 @@ class ScheduledOptimizer:
             self.optimizers.append(torch.optim.Muon(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw"))
 
     def step(self, step: int, total_steps: int) -> dict[str, Tensor | float]:
-        """Take a step (from 0) along the gradients that are there and drop them; returns its rate and the gradients' norm."""
-        rate = learning_rate(step, total_steps, self.config, self.batch_size)
-        decay = weight_decay(step, total_steps, self.config)
+        """Take a step (from 0) along the gradients that are there, drop them, and return its rate and the gradients' norm."""
+        rate = learning_rate(step, total_steps, self.config, self.batch_size, self.schedule)
+        decay = weight_decay(step, total_steps, self.config, self.schedule)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
@@ -89,7 +104,7 @@ class ScheduledOptimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state of all parameters as tensors named `<parameter>.<state>`."""
+        """Return the state of all parameters as tensors named `<parameter>.<state>`."""
         return {
             f"{name}.{key}": torch.as_tensor(value)
             for name, parameter in self.module.named_parameters()
@@ -97,7 +112,7 @@ class ScheduledOptimizer:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Put back what `tensors` returned."""
         for name, parameter in self.module.named_parameters():
             mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             if mine:
@@ -109,7 +124,7 @@ class ScheduledOptimizer:
 
 
 def _groups(named: list[tuple[str, nn.Parameter]], rate_share: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Parameters that learn alike: by the share of the rate, and by whether they are decayed."""
+    """Group parameters that learn alike: by the share of the rate, and by whether they are decayed."""
     alike: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         alike.setdefault((rate_share(name), parameter.ndim >= 2), []).append(parameter)
@@ -120,8 +135,8 @@ class MovingAverage(nn.Module):
     """Polyak average of a module's parameters (arXiv 2307.13813): its weights are what is released.
 
     Args:
-        module: what is averaged; the copy starts as it is now.
-        decay: of the average; less in the first steps, (1 + step) / (10 + step), so that it does not lag behind.
+        module: Module that is averaged; the copy starts as it is now.
+        decay: Decay of the average; less in the first steps, (1 + step) / (10 + step), so that it does not lag behind.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -136,5 +151,5 @@ class MovingAverage(nn.Module):
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), weight)
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Its parameters by their names in the module."""
+        """Yield its parameters by their names in the module."""
         yield from self.module.state_dict().items()

@@ -38,8 +38,8 @@ class PretrainResult:
     Attributes:
         steps: Optimizer steps of the whole run, earlier sessions included.
         epochs: Passes over the clips, whole or begun.
-        loss_first: Loss of the first step.
-        loss_last: Loss of the last step.
+        loss_first: Loss of the first step; None if `metrics.jsonl` has lost it.
+        loss_last: Loss of the last step; None if `metrics.jsonl` has lost it.
         val_loss: Loss on the held-out clips at the last validation; None without any.
         checkpoint: The newest checkpoint.
         clips_per_second: Speed of this session, everything included; 0 if there was nothing left to do.
@@ -58,8 +58,8 @@ class PretrainResult:
 
     steps: int
     epochs: int
-    loss_first: float
-    loss_last: float
+    loss_first: float | None
+    loss_last: float | None
     val_loss: float | None
     checkpoint: str
     clips_per_second: float
@@ -114,8 +114,8 @@ def _result(trainer: Trainer, first_step: int, *, loop_seconds: float, seconds: 
     return PretrainResult(
         steps=trainer.step,
         epochs=-(-trainer.step // trainer.steps_per_epoch),
-        loss_first=losses[0],
-        loss_last=losses[-1],
+        loss_first=losses.get(1),
+        loss_last=losses.get(trainer.step),
         val_loss=validated.get("val_loss"),
         checkpoint=str(checkpoint_path(trainer.run.checkpoints, trainer.step)),
         clips_per_second=round(clips_taken / loop_seconds, 2) if clips_taken else 0.0,
@@ -149,7 +149,7 @@ def _open(run: RunConfig, world: World, *, fresh: bool, progress: Progress) -> T
     world.wait()
     if world.leads:
         metrics.keep_until(trainer.step)
-        write_toml(run.checkpoints / "run.toml", _anywhere(run))
+        write_toml(run.checkpoints / "run.toml", _anywhere(trainer.run))
     if trainer.total_steps < FEW_STEPS:
         progress.note(
             f"warning: the whole run is {trainer.total_steps} steps, and a student says little before some {FEW_STEPS}. "
@@ -165,7 +165,7 @@ def _resume(trainer: Trainer) -> None:
         return
     for path in found.damaged:
         trainer.progress.note(f"{path} is damaged or lacks its optimizer's state: resuming from the one before")
-    trainer.load(found.path, found.step)
+    trainer.load(found.path, found.header)
     trainer.progress.note(f"resuming from {found.path}, step {trainer.step} of {trainer.last_step}")
 
 

@@ -110,7 +110,7 @@ def resolve_run(places: Mapping[str, Any], *, file: Path | None = None, flags: M
     data |= given
     data = _with_recipe(data, terms) | {"optimizer": optimizer, "clip": clip}
     preset = data.get("preset", RunConfig.preset)
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError("unknown preset", got=repr(preset), expected="one of " + ", ".join(PRESETS))
     student, predictor = PRESETS[preset]
     data["student"] = asdict(student) | _table(data, "student")
@@ -135,7 +135,7 @@ def _with_recipe(data: Mapping[str, Any], terms: Mapping[str, Any]) -> dict[str,
     hides = any(key in data for key in _MASK_KEYS) or any(key in table or key in terms for key in _MASKED_TERMS)
     default = DEFAULT_MASKED_RECIPE if hides else DEFAULT_RECIPE
     name = data.get("recipe", "" if table.get("name", "latent") != "latent" else default)
-    if name not in RECIPES and name != "":
+    if not isinstance(name, str) or (name and name not in RECIPES):
         raise ConfigError("unknown recipe", got=repr(name), expected="one of " + ", ".join(RECIPES))
     recipe = RECIPES.get(name)
     if recipe and table.get("name", recipe.objective["name"]) == recipe.objective["name"]:

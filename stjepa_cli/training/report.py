@@ -8,7 +8,8 @@ newest checkpoint + clips of the cache -> clip samples -+-> report.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +28,11 @@ from stjepa_cli.store.latent_store import LatentStore
 from stjepa_cli.training.objectives.base import Objective, build
 from stjepa_cli.training.report_clips import Candidates, ClipSamples, Predict, TrainedModel, sample_clips
 from stjepa_cli.training.report_page import RunSummary, comparison_page, run_page
+from stjepa_cli.training.run_folder import is_training
 from stjepa_cli.training.validation import hold_out
 from stjepa_cli.viz import curves
+
+POLL_SECONDS = 0.5
 
 CPU = torch.device("cpu")  # a few clips only, and the GPU may be training
 
@@ -77,6 +81,7 @@ def report(
     cache: Location | None = None,
     data_root: Location | None = None,
     clips: int = 4,
+    reload_seconds: int | None = None,
     progress: Progress = SILENT,
 ) -> ReportResult:
     """Write the page of a run, or of several. The same runs give the same bytes.
@@ -87,6 +92,7 @@ def report(
         cache: Folder of the cache, if it has moved.
         data_root: Folder of the videos, if it has moved; not needed if the cache keeps frames.
         clips: Number of clips to show.
+        reload_seconds: A browser loads the page again every so many seconds; never if None.
         progress: Receives progress.
 
     Raises:
@@ -97,15 +103,21 @@ def report(
     folders = [runs] if isinstance(runs, Path) else list(runs)
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("the same run is named twice", got=", ".join(map(str, folders)))
-    found = [_summary(folder) for folder in folders]
-    first = found[0]
-    samples = _samples(found, cache or first.header.run.cache, data_root or first.header.run.data_root, clips, progress)
-    if len(found) == 1:
-        text, target = run_page(first, samples), first.folder / "report.html"
-    else:
-        text, target = comparison_page(_told_apart(found), samples), Path("comparison.html")
-    target, data = out or target, text.encode("utf-8", "replace")
-    write_atomic(target, data)
+    with progress.task("report", total=len(folders) + 2, unit="parts") as task:
+        found = []
+        for folder in folders:
+            found.append(_summary(folder))
+            task.advance()
+        first = found[0]
+        samples = _samples(found, cache or first.header.run.cache, data_root or first.header.run.data_root, clips, progress)
+        task.advance()
+        if len(found) == 1:
+            text, target = run_page(first, samples, reload_seconds=reload_seconds), first.folder / "report.html"
+        else:
+            text, target = comparison_page(_told_apart(found), samples, reload_seconds=reload_seconds), Path("comparison.html")
+        target, data = out or target, text.encode("utf-8", "replace")
+        write_atomic(target, data)
+        task.advance()
     verdict = curves.verdict(first.curves)
     return ReportResult(
         out=str(target),
@@ -123,6 +135,46 @@ def report(
         constant_cosine=samples.constant_cosine(),
         bytes=len(data),
     )
+
+
+def watch(
+    runs: Sequence[Path], *, every_seconds: int = 20, write: Callable[..., ReportResult] = report, progress: Progress = SILENT
+) -> ReportResult:
+    """Write the page of runs again and again while one of them trains, and once more when the last one has ended.
+
+    The page reloads itself in the browser as long as it is watched; the last one does not.
+
+    Args:
+        runs: Folders of the runs.
+        every_seconds: Seconds between two pages.
+        write: Writes the page, given `runs`, `reload_seconds` and `progress`, as `report` does.
+        progress: Receives a message for each page.
+
+    Raises:
+        StjepaError: As `report`, for the first and the last page; others are tried again.
+    """
+    reload_seconds: int | None = every_seconds
+    try:
+        while any(is_training(run) for run in runs):
+            started = time.monotonic()
+            _write_one(runs, reload_seconds, write, progress)
+            while time.monotonic() - started < every_seconds and any(is_training(run) for run in runs):
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        write(runs, progress=SILENT)  # so that the browser stops too
+        raise
+    return write(runs, progress=progress)
+
+
+def _write_one(runs: Sequence[Path], reload_seconds: int | None, write: Callable[..., ReportResult], progress: Progress) -> None:
+    """Write a page of runs that train; a checkpoint that is replaced meanwhile is no reason to stop watching."""
+    try:
+        page = write(runs, reload_seconds=reload_seconds, progress=SILENT)
+    except CheckpointError as error:
+        progress.note(f"no page yet: {error.sentence()}")
+        return
+    loss = "" if page.loss is None else f", loss {page.loss:.4f}"
+    progress.note(f"step {page.step:,}{loss}: {page.out}, which a browser loads again every {reload_seconds} s")
 
 
 def _summary(folder: Path) -> RunSummary:

@@ -53,8 +53,8 @@ class RunSummary:
     metric_lines: int
 
 
-def run_page(run: RunSummary, samples: ClipSamples) -> str:
-    """Return the page about one run."""
+def run_page(run: RunSummary, samples: ClipSamples, *, reload_seconds: int | None = None) -> str:
+    """Return the page about one run; a browser loads it again every `reload_seconds` seconds if that is given."""
     body = [
         html.heading(run.name, 1),
         html.paragraph(_in_a_nutshell(run)),
@@ -65,18 +65,18 @@ def run_page(run: RunSummary, samples: ClipSamples) -> str:
         *_files(run),
         *_configuration(run),
     ]
-    return html.page(f"{run.name}: step {run.header.step:,}", body)
+    return html.page(f"{run.name}: step {run.header.step:,}", body, reload_seconds=reload_seconds)
 
 
-def comparison_page(runs: Sequence[RunSummary], samples: ClipSamples) -> str:
-    """Return the page that lays several runs over each other."""
+def comparison_page(runs: Sequence[RunSummary], samples: ClipSamples, *, reload_seconds: int | None = None) -> str:
+    """Return the page that lays several runs over each other; a browser loads it again every `reload_seconds` seconds if that is given."""
     title = "Comparison of " + ", ".join(run.name for run in runs)
     body = [html.heading(title, 1), _scores(runs), *_clips(samples, runs), html.heading("Curves")]
     body += curves.overlaid({run.name: run.curves for run in runs})
     body += [*_settings_that_differ(runs)]
     for run in runs:
         body += _files(run)
-    return html.page(title, body)
+    return html.page(title, body, reload_seconds=reload_seconds)
 
 
 # ------------------------------------------------------------------------------------------------------ first things

@@ -16,14 +16,21 @@ from stjepa_cli.core.errors import CacheError, CheckpointError, NotReadyError, h
 from stjepa_cli.core.files import remove_leftovers, write_atomic
 from stjepa_cli.data.training_clips import TrainingClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, check_checkpoint, list_checkpoints, optimizer_path
-from stjepa_cli.store.locks import holding
+from stjepa_cli.store.locks import holding, is_held
 from stjepa_cli.training.objectives.base import with_all_settings
 
-# fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop
+# fields that may differ between sessions of the same run: places, hardware, how often to save and where to stop; and the schedule, which is
+# that of the first session
 _MAY_DIFFER = (
-    "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "recipe",
+    "data_root", "cache", "second_cache", "checkpoints", "device", "workers", "memory_gb", "max_steps", "schedule", "recipe",
     "accumulate", "compile", "activation_checkpointing", "checkpoint_every", "keep", "tensorboard",
 )  # fmt: skip
+
+
+_LOCK = "run.lock"
+
+LARGEST = 1e300
+"""Largest number that is taken from `metrics.jsonl`; whatever is larger, or not a number, is damage."""
 
 
 class Metrics:
@@ -44,7 +51,7 @@ class Metrics:
     def keep_until(self, step: int) -> None:
         """Drop the lines of steps after `step`, which will be taken again."""
         if self.path.is_file():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) in range(1, step + 1)]
+            kept = [line for line in self._texts() if _parsed(line).get("step", 0) in range(1, step + 1)]
             write_atomic(self.path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, steps: Sequence[Mapping[str, Tensor | float]]) -> list[dict[str, float]]:
@@ -61,14 +68,15 @@ class Metrics:
         return lines
 
     def lines(self) -> list[dict[str, float]]:
-        """Return all lines so far, without a line that a crash cut short."""
-        if not self.path.is_file():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines() if _step_of(line)]
+        """Return the finite numbers of all lines so far, without lines that are damaged or that a crash cut short."""
+        return [numbers for line in self._texts() if (numbers := _parsed(line))]
 
-    def losses(self) -> list[float]:
-        """Return the loss of every step so far."""
-        return [float(line["loss"]) for line in self.lines() if "loss" in line]
+    def losses(self) -> dict[int, float]:
+        """Return the loss by step, as far as the file has it."""
+        return {int(line["step"]): line["loss"] for line in self.lines() if "loss" in line}
+
+    def _texts(self) -> list[str]:
+        return self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
 
     def last_validation(self) -> dict[str, float]:
         """Return the metrics of the last validation; empty without one."""
@@ -90,12 +98,12 @@ class ResumePoint:
 
     Attributes:
         path: Newest checkpoint that is intact.
-        step: Its step.
+        header: Its header.
         damaged: Newer checkpoints that are not intact.
     """
 
     path: Path
-    step: int
+    header: CheckpointHeader
     damaged: tuple[Path, ...] = ()
 
 
@@ -128,7 +136,7 @@ def resume_point(run: RunConfig, source: TrainingClips) -> ResumePoint | None:
             expected=new,
             fix="Choose another folder with --checkpoints, or replace that run with --fresh.",
         )
-    return ResumePoint(path, header.step, tuple(found[found.index(path) + 1 :]))
+    return ResumePoint(path, header, tuple(found[found.index(path) + 1 :]))
 
 
 @contextmanager
@@ -138,7 +146,7 @@ def hold_run(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: Another process trains in this folder; the message says which one.
     """
-    file, is_new = folder / "run.lock", not folder.exists()
+    file, is_new = folder / _LOCK, not folder.exists()
     with ExitStack() as stack:
         try:
             stack.enter_context(holding(file, range(1), f"the run {folder}"))
@@ -153,6 +161,11 @@ def hold_run(folder: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile sees that it is gone and opens a new one
                 if is_new:
                     folder.rmdir()  # only if the run wrote nothing
+
+
+def is_training(folder: Path) -> bool:
+    """Return whether a process trains in a folder at this moment."""
+    return is_held(folder / _LOCK, range(1))
 
 
 def start_over(folder: Path) -> None:
@@ -206,8 +219,19 @@ def _event_writer(folder: Path) -> Any:
 
 
 def _differences(old: RunConfig, new: RunConfig) -> list[tuple[str, object, object]]:
-    a, b = asdict(with_all_settings(old)), asdict(with_all_settings(new))
-    return [entry for name in a if name not in _MAY_DIFFER for entry in _differ(name, a[name], b[name])]
+    """Return name, old and new value of the settings that differ, those of tables as `table.name`."""
+    a, b = _settings(old), _settings(new)
+    names = [name for name in dict.fromkeys([*a, *b]) if name not in _MAY_DIFFER]
+    return [entry for name in names for entry in _differ(name, a.get(name, "none"), b.get(name, "none"))]
+
+
+def _settings(run: RunConfig) -> dict[str, object]:
+    tables = asdict(with_all_settings(run)).items()
+    return {f"{table}.{name}" if name else table: value for table, part in tables for name, value in _items(part)}
+
+
+def _items(part: object) -> list[tuple[str, object]]:
+    return list(part.items()) if isinstance(part, dict) else [("", part)]
 
 
 def _differ(name: str, old: object, new: object) -> list[tuple[str, object, object]]:
@@ -218,8 +242,13 @@ def _number(value: Tensor | float) -> float:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def _step_of(line: str) -> int:
+def _parsed(line: str) -> dict[str, float]:
+    """Return the finite numbers of a line; empty without a step, as for a line that is damaged or was cut short."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 0  # a line that a crash cut short
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    found = {name: value for name, value in data.items() if type(value) in (int, float) and abs(value) <= LARGEST}
+    return found if isinstance(found.get("step"), int) and found["step"] >= 1 else {}

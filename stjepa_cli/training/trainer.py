@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,7 @@ class Trainer:
         run = self.run
         self.micro_batches = self.world.share(self.batch_size, run.accumulate)
         self.optimizer = ScheduledOptimizer(self.objective, run.optimizer, self.batch_size)
+        self.optimizer.schedule = run.schedule
         self.average = MovingAverage(self.objective.student, run.ema) if run.ema else None
         self.objective.student.activation_checkpointing = run.activation_checkpointing
         pinned = self.world.device.type == "cuda"
@@ -325,8 +327,8 @@ class Trainer:
             prune(self.run.checkpoints, self.run.keep, self.metrics.validations())
         self.world.wait()
 
-    def load(self, path: Any, step: int) -> None:
-        """Continue from a checkpoint of this run.
+    def load(self, path: Path, header: CheckpointHeader) -> None:
+        """Continue from a checkpoint of this run, along the schedule that it began with.
 
         Raises:
             CheckpointError: The checkpoint is missing or damaged.
@@ -335,8 +337,9 @@ class Trainer:
             load_group(module, path, group)
         if self.average:
             load_group(self.average.module, path, "ema")
-        self.optimizer.load(read_optimizer(path, step))
-        self.step = step
+        self.optimizer.load(read_optimizer(path, header.step))
+        self.step, self.optimizer.schedule = header.step, header.run.schedule
+        self.run = replace(self.run, schedule=header.run.schedule)
 
 
 def _mean(micro: list[tuple[Loss, int]]) -> dict[str, Tensor | float]:

@@ -121,7 +121,7 @@ def _plain(value: float) -> float:
     """Return a value that can be drawn: numbers beyond `LARGEST` count as infinite."""
     if value != value or abs(value) < LARGEST:
         return float(value) if not abs(value) < 1 / LARGEST else 0.0
-    return math.copysign(math.inf, value)
+    return math.inf if value > 0 else -math.inf
 
 
 def charts(curves: Mapping[str, tuple[Point, ...]]) -> Iterator[str]:

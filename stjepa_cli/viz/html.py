@@ -49,6 +49,7 @@ code{font:.9rem ui-monospace,monospace}
 .bar i{display:block;height:100%;border-radius:3px;background:var(--bar)}
 details{margin:.4em 0}summary{cursor:pointer;color:var(--link);padding:6px 0}
 .picture{display:block;max-width:100%;height:auto;border-radius:6px}
+@media (prefers-color-scheme:dark){.picture.drawn{filter:invert(.92) hue-rotate(180deg)}}
 .tiles{display:grid;gap:6px;margin:4px 0 18px;grid-template-columns:repeat(var(--few),minmax(0,1fr))}
 .gallery{display:grid;gap:14px 10px;margin:4px 0 18px;grid-template-columns:repeat(auto-fill,minmax(min(46%,190px),1fr))}
 .gallery .tile img,.gallery .tile .none{aspect-ratio:4/3;background:var(--code)}
@@ -86,7 +87,7 @@ class Tile:
     still: tuple[str, bytes] | None = None
 
 
-def page(title: str, body_html: Iterable[str], *, style: str = "", script: str = "") -> str:
+def page(title: str, body_html: Iterable[str], *, style: str = "", script: str = "", reload_seconds: int | None = None) -> str:
     """Return a whole document.
 
     Args:
@@ -94,13 +95,15 @@ def page(title: str, body_html: Iterable[str], *, style: str = "", script: str =
         body_html: Parts of the page.
         style: Style sheet of parts that few pages have.
         script: The one script that the page may run: the policy names its digest, so whatever else the page contains is not run.
+        reload_seconds: Seconds after which a browser loads the page again, or None.
     """
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
+    again = "" if reload_seconds is None else f'<meta http-equiv="refresh" content="{reload_seconds}">'
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{CHART_STYLE}{style}</style></head>\n<body>\n"
+        f"{again}<title>{escape(title)}</title>\n<style>{STYLE}{CHART_STYLE}{style}</style></head>\n<body>\n"
         + "\n".join(body_html)
         + (f"\n<script>{script}</script>" if script else "")
         + "\n</body></html>\n"
@@ -177,9 +180,16 @@ def folded(summary: str, parts_html: Iterable[str]) -> str:
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts_html)}</details>"
 
 
-def picture(kind: str, data: bytes, alternative: str) -> str:
-    """Return a picture no wider than the page; `kind` is its media type."""
-    return f'<img class="picture" src="{_source(kind, data)}" alt="{escape(alternative)}">'
+def picture(kind: str, data: bytes, alternative: str, *, drawn: bool = False) -> str:
+    """Return a picture no wider than the page.
+
+    Args:
+        kind: Media type of the picture.
+        data: Bytes of the picture.
+        alternative: Text alternative.
+        drawn: It is drawn on white and shows no photograph: on a dark screen its brightness is inverted, its hues stay.
+    """
+    return f'<img class="picture{" drawn" if drawn else ""}" src="{_source(kind, data)}" alt="{escape(alternative)}">'
 
 
 def tiles(cells: Sequence[Tile], *, few: int) -> str:

@@ -1,11 +1,12 @@
 """What thread numbers cost where other processes want the cores: pretraining, cache build and feature extraction, idle and busy.
 
-    python -m tests.benchmarks.bench_threads [--quick] [--json] [--only pretrain,build,infer] [--policies ours,1,2,spin]
+    python -m tests.benchmarks.bench_threads [--quick] [--json] [--only pretrain,build,infer] [--policies ours,1,spin] [--rounds 1]
 
-Each figure is of a process of its own, since OpenMP decides once in a process how it waits. *Idle* is the machine as it is; *busy* has two
-processes beside it that do nothing but compute, on the same cores. Policies: `ours` is what `stjepa` decides by itself, a number
-is so many intra-op threads with OpenMP's own way of waiting, `spin` is all cores with OpenMP's own way of waiting, `passive` all cores
-without spinning. Run on two cores (`taskset -c 0,1 python -m ...`) to compare with the log.
+Each policy has processes of its own, since OpenMP decides once in a process how it waits; such a process does one kind of work after
+the other. *Idle* is the machine as it is; *busy* has two processes beside it that do nothing but compute, on the same cores. Policies:
+`ours` is what `stjepa` decides by itself, a number is so many intra-op threads with OpenMP's own way of waiting, `spin` is all cores with
+OpenMP's own way of waiting, `passive` all cores without spinning. One round takes about two minutes; policies and states take turns. Run
+on two cores (`taskset -c 0,1 python -m ...`) to compare with the log.
 
 Aims: busy, `ours` at least 0.8 of `1`; idle, `ours` no slower than `spin`.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.benchmarks.common import Row, parser, report
 NUM_BUSY = 2
 WORK = ("pretrain", "build", "infer")
 SPINNER = "while True: pass"
+NUM_CLIPS = 160
+PRETRAIN_SECONDS = 6.0  # with opening the run, which is not counted
 
 
 def environment(policy: str) -> dict[str, str]:
@@ -55,14 +58,14 @@ def busy_neighbours(count: int) -> Iterator[None]:
             other.wait()
 
 
-def measure(folder: Path, work: str, policy: str, num_busy: int) -> float:
-    """Return the clips per second of one process."""
-    command = [sys.executable, "-m", "tests.benchmarks.bench_threads", "--child", work, str(folder)]
+def measure(folder: Path, works: Sequence[str], policy: str, num_busy: int) -> list[float]:
+    """Return the clips per second of each kind of work, in one process."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_threads", "--child", ",".join(works), str(folder)]
     with busy_neighbours(num_busy):
         done = subprocess.run(command, env=environment(policy), capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(done.stderr)
-    return float(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"{policy}, {num_busy} busy:\n{done.stderr}")
+    return [float(line) for line in done.stdout.splitlines()[-len(works) :]]
 
 
 def prepare(folder: Path, num_clips: int) -> None:
@@ -105,8 +108,9 @@ def _pretrain(folder: Path) -> float:
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         places = {"data_root": folder / "ssv2", "cache": folder / "cache", "checkpoints": Path(place) / "run"}
-        flags = {"epochs": 12, "batch_size": 32, "preset": "tiny", "workers": 2, "device": "cpu", "mask_ratio": 0.5}
-        return pretrain(resolve_run(places, flags=flags)).clips_per_second
+        flags = {"epochs": 1000, "batch_size": 32, "preset": "tiny", "workers": 2, "device": "cpu", "recipe": "mixed", "mask_ratio": 0.5}
+        end = time.monotonic() + PRETRAIN_SECONDS
+        return pretrain(resolve_run(places, flags=flags), stop=lambda: time.monotonic() > end).clips_per_second
 
 
 def _infer(folder: Path) -> float:
@@ -131,32 +135,43 @@ def _infer(folder: Path) -> float:
 def main() -> None:
     """Measure, and print a table."""
     if sys.argv[1:2] == ["--child"]:
-        print(child(sys.argv[2], Path(sys.argv[3])))
+        for work in sys.argv[2].split(","):
+            print(child(work, Path(sys.argv[3])))
         return
     options = parser(__doc__)
     options.add_argument("--only", default=",".join(WORK))
-    options.add_argument("--policies", default="ours,1,spin,passive")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--policies", default="ours,1,spin")
+    options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--keep", type=Path, help="folder of the clips and the cache, to use them again")
     chosen = options.parse_args()
-    rows: list[Row] = []
+    works, policies = chosen.only.split(","), chosen.policies.split(",")
     with tempfile.TemporaryDirectory() as place:
         folder = chosen.keep or Path(place)
         if not (folder / "cache").exists():
-            prepare(folder, 48 if chosen.quick else 448)
-        for work in chosen.only.split(","):
-            policies = chosen.policies.split(",")
-            found: dict[tuple[str, str], list[float]] = {}
-            for _ in range(1 if chosen.quick else chosen.rounds):
-                for policy in policies:
-                    for state, number in (("idle", 0), ("busy", NUM_BUSY)):
-                        found.setdefault((policy, state), []).append(measure(folder, work, policy, number))
-            for policy in policies:
-                idle, busy = (statistics.median(found[policy, state]) for state in ("idle", "busy"))
-                rows.append({"work": work, "threads": policy, "idle clips/s": idle, "busy clips/s": busy})
+            prepare(folder, 48 if chosen.quick else NUM_CLIPS)
+        found: dict[tuple[str, str, int], list[float]] = {}
+        for number in range(chosen.rounds):
+            for policy in policies if number % 2 == 0 else reversed(policies):
+                for num_busy in (0, NUM_BUSY):
+                    for work, speed in zip(works, measure(folder, works, policy, num_busy), strict=True):
+                        found.setdefault((work, policy, num_busy), []).append(speed)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     note = f"{len(os.sched_getaffinity(0))} cores; busy: {NUM_BUSY} other processes; load at the end: {load}"
-    report("Thread numbers", rows, as_json=chosen.json, notes=[note])
+    report("Thread numbers", _rows(found, works, policies), as_json=chosen.json, notes=[note])
+
+
+def _rows(found: Mapping[tuple[str, str, int], Sequence[float]], works: Sequence[str], policies: Sequence[str]) -> list[Row]:
+    """Return a row per kind of work and policy: clips per second, and `ours` over this policy within a round."""
+    rows: list[Row] = []
+    for work in works:
+        for policy in policies:
+            row: dict[str, object] = {"work": work, "threads": policy}
+            for state, num_busy in (("idle", 0), ("busy", NUM_BUSY)):
+                speeds, ours = found[work, policy, num_busy], found.get((work, "ours", num_busy), [])
+                row[f"{state} clips/s"] = statistics.median(speeds)
+                row[f"ours / this, {state}"] = statistics.median(a / b for a, b in zip(ours, speeds, strict=True)) if ours else None
+            rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from stjepa_cli.cache.build import BuildRequest, BuildResult
 from stjepa_cli.cache.build import build as build_cache
 from stjepa_cli.cache.request import Part, TeacherChoice
 from stjepa_cli.cache.verify import Recompute, verify
+from stjepa_cli.commands.progress import PlainProgress
 from stjepa_cli.core.errors import CacheError, DatasetError, StjepaError, TeacherError
 from stjepa_cli.core.locations import Location, is_local
 from stjepa_cli.core.progress import SILENT, Progress, Task
@@ -101,6 +102,17 @@ def test_two_builds_are_the_same_bytes_whatever_the_workers(request_: BuildReque
     build(request_)
     build(request_.replace(cache=tmp_path / "other"), workers=1)
     assert files(request_.cache) == files(tmp_path / "other")
+
+
+def test_a_resumed_build_counts_what_is_stored_already(request_: BuildRequest) -> None:
+    small, lines = request_.replace(rows_per_shard=5), list[str]()
+    build(small)
+    (small.cache / "marks" / "1.json").unlink()
+    (small.cache / "latents" / "c" / "1" / "0" / "0").unlink()
+    build(small, PlainProgress(lines.append, 0.0))
+    counted = [line for line in lines if line.startswith("cache: ")]
+    assert int(counted[0].removeprefix("cache: ").split("/")[0]) > 7  # of five that are made again
+    assert counted[-1].startswith("cache: 12/12 clips in ")
 
 
 def test_a_build_goes_on_where_one_stopped_and_ends_the_same(request_: BuildRequest) -> None:

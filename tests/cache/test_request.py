@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stjepa_cli.cache.request import WHOLE, BuildRequest, Part, Source, Storage, TeacherChoice, parse_layers
+from stjepa_cli.cache.request import WHOLE, BuildRequest, Part, Source, Storage, TeacherChoice, default_cache, parse_layers
 from stjepa_cli.cache.verify import runs_of
 from stjepa_cli.commands.cache import build as build_command
-from stjepa_cli.core.errors import ConfigError
+from stjepa_cli.core.errors import CacheError, ConfigError
+from stjepa_cli.store.folder import read_header
+from tests.caches import DIM, make_cache
 
 
 def test_flat_options_go_to_the_group_that_has_them() -> None:
@@ -39,6 +41,8 @@ def test_every_option_of_a_request_is_an_option_of_the_command_with_the_same_def
 def test_sizes_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be at least 1: got {value}"):
         BuildRequest.of(Path("data"), Path("cache")).replace(**{name: value})
+    with pytest.raises(ConfigError, match=f"{name} is out of range: got {10**20}"):
+        BuildRequest.of(Path("data"), Path("cache")).replace(**{name: 10**20})
 
 
 def test_parts_are_all_shards_once() -> None:
@@ -59,3 +63,15 @@ def test_layers_are_numbers_with_commas() -> None:
     assert (parse_layers(None), parse_layers("8, 16,-1")) == (None, (8, 16, -1))
     with pytest.raises(ConfigError, match="layers are numbers separated by commas: got '8;9'"):
         parse_layers("8;9")
+
+
+def test_the_default_cache_of_yesterday_is_gone_on_with_by_its_own_teacher_alone(tmp_path: Path) -> None:
+    assert default_cache(tmp_path, "hog", 384) == tmp_path / "cache_hog_384"
+    make_cache(tmp_path / "cache_videomae_huge_384", num_clips=2)  # of the teacher `tiny`, under the name that every cache had
+    assert default_cache(tmp_path, "tiny", DIM) == tmp_path / "cache_videomae_huge_384"
+    assert default_cache(tmp_path, "tiny", DIM + 1) == tmp_path / f"cache_tiny_{DIM + 1}"
+    assert default_cache(tmp_path, "hog", 384) == tmp_path / "cache_hog_384"
+    make_cache(tmp_path / f"cache_tiny_{DIM}", num_clips=2)
+    assert default_cache(tmp_path, "tiny", DIM) == tmp_path / f"cache_tiny_{DIM}"
+    with pytest.raises(CacheError, match=f"Beside it there is cache_tiny_{DIM}, cache_videomae_huge_384: name one with --cache"):
+        read_header(tmp_path / "cache_none")

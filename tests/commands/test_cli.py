@@ -126,6 +126,16 @@ def test_people_get_tables_on_stdout_and_progress_on_stderr(chain: tuple[Program
         assert "\x1b" not in done.stdout + done.stderr, "colours in a pipe"
 
 
+def test_written_files_are_one_line_and_listed_on_request(chain: tuple[Program, dict[str, dict[str, Any]]]) -> None:
+    program, results = chain
+    folder = f"{program.folder}/{Path(results['pretrain']['checkpoint']).parent.name}"
+    told = program("infer", "ucf101", "--protocol", "linear", "--checkpoint", folder).stderr.splitlines()
+    assert len([line for line in told if line.startswith("wrote ")]) == 1
+    assert [line for line in told if line.startswith("linear probe: 16/16 fits in ")]
+    listed = program("infer", "ucf101", "--protocol", "linear", "--checkpoint", folder, "-v").stderr.splitlines()
+    assert len([line for line in listed if line.startswith("wrote ")]) >= 6
+
+
 def test_a_flipped_byte_makes_verify_exit_1_with_the_clip(chain: tuple[Program, dict[str, dict[str, Any]]], tmp_path: Path) -> None:
     program, _ = chain
     cache = tmp_path / "cache"

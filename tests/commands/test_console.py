@@ -34,6 +34,8 @@ def call(progress):
         raise ValueError("a bug")
     if what == "memory":
         raise MemoryError
+    if what == "import":
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
     if what == "system":
         open("/nowhere/at/all")
     if what == "stop":
@@ -51,7 +53,7 @@ streams.output.verbose = "-v" in sys.argv
 if "--log" in sys.argv:
     from pathlib import Path
     streams.output.open_log(Path("log.txt"))
-console.run_command(call, render=render, as_json="--json" in sys.argv)
+console.run_command(call, render=render, as_json="--json" in sys.argv, distributed="--distributed" in sys.argv)
 """
 
 
@@ -102,6 +104,7 @@ def test_the_log_file_has_messages_progress_results_and_errors_with_the_time(tmp
     [
         ("error", 1, "cannot use name. Type `x`."),
         ("memory", 1, "not enough memory"),
+        ("import", 1, "not enough memory"),
         ("system", 1, "/nowhere/at/all: No such file or directory"),
         ("stop", 130, "stopped"),
         ("bug", 1, "internal error: ValueError: a bug"),
@@ -159,13 +162,40 @@ def test_odd_widths_do_no_harm(tmp_path: Path, columns: str) -> None:
 
 
 def test_only_a_process_of_torchrun_that_does_not_lead_is_silent(tmp_path: Path) -> None:
-    assert run(tmp_path, "name", "ok", RANK="1").stdout
-    assert run(tmp_path, "name", "ok", RANK="1", WORLD_SIZE="1").stdout
-    assert run(tmp_path, "name", "ok", RANK="0", WORLD_SIZE="2").stdout
-    assert run(tmp_path, "name", "ok", RANK="1", WORLD_SIZE="2").stdout == ""
+    for rank, size in (("1", ""), ("1", "1"), ("0", "2"), ("x", "y"), ("", "2"), ("1", "-2")):
+        assert run(tmp_path, "name", "ok", "--distributed", RANK=rank, WORLD_SIZE=size).stdout
+    assert run(tmp_path, "name", "ok", "--distributed", RANK="1", WORLD_SIZE="2").stdout == ""
+    assert run(tmp_path, "name", "ok", RANK="1", WORLD_SIZE="2").stdout  # torchrun starts no command but pretrain
 
 
 def test_markup_and_controls_are_text() -> None:
     assert visible("a\x1b[1m\tb\nc\x9b") == "a\\x1b[1m\tb\nc\\x9b"
     assert json_text({"a": "é\x9b\udcff"}) == '{\n  "a": "é\\u009b\\udcff"\n}'
     assert json_text({"a": "é"}, encoding="ascii") == '{\n  "a": "\\u00e9"\n}'
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("--help >&-", 1, "it is closed"),
+        ("-V > /dev/full", 1, "No space left on device"),
+        ("pretrain --epochs x --json > /dev/full", 2, "Invalid value for '--epochs'"),
+        ("pretrain --epochs x --json >&-", 2, "Invalid value for '--epochs'"),
+        ("pretrain --epochs x 2> /dev/full", 2, ""),
+        ("pretrain --epochs x 2>&-", 2, ""),
+    ],
+)
+def test_help_and_usage_errors_keep_their_exit_code_on_closed_and_full_streams(command: str, code: int, message: str) -> None:
+    words = f"{sys.executable} -m stjepa_cli {command}"
+    done = subprocess.run(["bash", "-c", words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_numbers_that_json_does_not_have_are_null() -> None:
+    assert json.loads(json_text({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": (float("inf"),)}})) == {
+        "a": None,
+        "b": [1.5, None],
+        "c": {"d": [None]},
+    }

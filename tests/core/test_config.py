@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stjepa_cli.core.config import PRESETS, RunConfig
+from stjepa_cli.core.config import DEFAULT_TEACHER, PRESETS, RunConfig
 from stjepa_cli.core.errors import ConfigError
 from stjepa_cli.core.locations import location
-from stjepa_cli.core.places import cache_path, ssv2_root, ucf101_root
+from stjepa_cli.core.places import cache_name, cache_path, ssv2_root, ucf101_root
 from stjepa_cli.core.serialization import from_dict, read_toml, to_dict, write_toml
 from stjepa_cli.training.recipes import resolve_run
 
@@ -77,6 +77,26 @@ def test_sizes_in_the_file_change_a_preset_and_a_preset_flag_brings_its_own(tmp_
         ("[optimizer]\nlr = -1.0", "lr must be positive and finite: got -1.0"),
         ("[student]\nnum_heads = 7", "multiple of its heads"),
         ("epochs = ", "cannot be read as TOML"),
+        ("[clip]\nnum_frames = 1979-05-27T07:32:00Z", "num_frames has a wrong type"),
+        ("[clip]\nsize_px = 100", "the size a multiple of the patch"),
+        ("masks_per_clip = 2147483647", "masks_per_clip is out of range: got 2147483647, expected 1 to 1024"),
+        ("recipe = []", "unknown recipe"),
+        ("preset = [[[]]]", "unknown preset"),
+        ("epochs = 99999999999999999999", "epochs is out of range: got 99999999999999999999, expected 1 to 2147483647"),
+        ("[student]\nnum_heads = 0", "num_heads of the student must be at least 1: got 0"),
+        ("[student]\ndim = -96", "dim of the student must be at least 2: got -96"),
+        ("[student]\ndim = 9223372036854775808", "dim of the student is out of range"),
+        ("[student]\nnum_joint = 9223372036854775808", "num_joint is out of range"),
+        ("[student]\nnum_joint = -1", "num_joint cannot be negative: got -1"),
+        ("[predictor]\ndepth = 99999999", "depth is out of range"),
+        ("[predictor]\nposition_scale = nan", "position_scale is out of range: got nan"),
+        ("[optimizer]\nbeta1 = 1.0", "beta1 is out of range: got 1.0"),
+        ("[optimizer]\nweight_decay = -1.0", "weight_decay cannot be negative: got -1.0"),
+        ("[optimizer]\nfinal_weight_decay = inf", "final_weight_decay is out of range: got inf"),
+        ("checkpoint_every = '" + "9" * 5000 + "m'", "checkpoint_every is steps or minutes"),
+        ("schedule = 3", "schedule is out of range: got 3, expected 1 to 2"),
+        ("a = " + "[" * 5000, "cannot be read as TOML"),
+        ("[" + "a." * 5000 + "b]", "unknown key"),
     ],
 )
 def test_a_wrong_file_is_one_clear_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -100,6 +120,25 @@ def test_environment_variables_move_the_default_places(monkeypatch: pytest.Monke
     monkeypatch.setenv("STJEPA_SSV2", "/data/v2")
     assert cache_path(None, ssv2_root()) == Path("/data/v2/cache_videomae_huge_384")
     assert cache_path(Path("mine"), ssv2_root(Path("other"))) == Path("mine")
+
+
+def test_the_default_cache_is_the_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STJEPA_CACHE", raising=False)
+    for name in ("cache_hog_384", "cache_vjepa2_vitl_fpc64_256_384", "cache_videomae_huge_384"):
+        (tmp_path / name).mkdir()
+    assert cache_path(None, tmp_path).name == "cache_videomae_huge_384"  # folders that are no caches
+    (tmp_path / "cache_hog_384" / "zarr.json").touch()
+    assert cache_path(None, tmp_path).name == "cache_hog_384"
+    (tmp_path / "cache_vjepa2_vitl_fpc64_256_384" / "zarr.json").touch()
+    assert cache_path(None, tmp_path).name == "cache_videomae_huge_384"  # of several, that of the default teacher
+
+
+def test_the_name_of_a_cache_comes_from_its_teacher() -> None:
+    assert cache_name(DEFAULT_TEACHER, 384) == "cache_videomae_huge_384"
+    assert cache_name("facebook/vjepa2-vitl-fpc64-256", 192) == "cache_vjepa2_vitl_fpc64_256_192"
+    assert cache_name("runs/a/checkpoint_step5.safetensors", 384) == "cache_checkpoint_step5_384"
+    assert cache_name("/models/mine/", 384) == "cache_mine_384"
+    assert cache_name("../..", 384) == "cache_teacher_384"
 
 
 def test_flags_and_environment_variables_may_be_urls(monkeypatch: pytest.MonkeyPatch) -> None:

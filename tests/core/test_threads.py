@@ -71,6 +71,9 @@ def test_the_user_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_environment(5)
     assert plan_threads(96, 2, cores=64).requested
     assert os.environ["OMP_NUM_THREADS"] == "5"
+    for typed in ("99999999999", "9" * 5000):  # torch takes a C integer
+        monkeypatch.setenv("OMP_NUM_THREADS", typed)
+        assert plan_threads(96, 2, cores=64).compute == 1024
 
 
 def test_how_openmp_waits_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_plans_are_read_with_and_without_frames() -> None:
     assert (parse_eval_clips("16x5x3").num_clips, str(parse_eval_clips("16x5x3")), str(EvalClips())) == (15, "16x5x3", "1x1")
 
 
-@pytest.mark.parametrize("text", ["", "5", "16x5x3x1", "ax1", "0x1", "1x0", "-1x1"])
+@pytest.mark.parametrize("text", ["", "5", "16x5x3x1", "ax1", "0x1", "1x0", "-1x1", "999999999x1", "1x1001", "9" * 5000 + "x1"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"clip.*expected .*16x5x3"):
         parse_eval_clips(text)

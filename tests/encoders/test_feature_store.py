@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stjepa_cli.commands.progress import PlainProgress
 from stjepa_cli.core.config import StudentConfig
 from stjepa_cli.core.locations import Location
 from stjepa_cli.core.progress import SILENT, Progress, Task
@@ -94,6 +95,13 @@ def test_a_second_store_encodes_nothing_and_gives_the_same(items: list[VideoItem
     assert (again.seen, failed) == (0, ())
     assert torch.equal(first.values, second.values)
     assert (first.ids, first.groups) == (second.ids, second.groups) == (tuple(i.id for i in items), tuple(str(i.group) for i in items))
+
+
+def test_videos_that_are_known_already_count_as_done(items: list[VideoItem], tmp_path: Path) -> None:
+    lines: list[str] = []
+    store(tmp_path / "f").extract(items[:4])
+    store(tmp_path / "f", progress=PlainProgress(lines.append, 60.0)).extract(items)
+    assert lines == [line for line in lines if line.startswith("features: 9/9 videos in ")]
 
 
 def test_another_list_of_the_same_videos_encodes_only_what_is_new(items: list[VideoItem], tmp_path: Path) -> None:

@@ -138,6 +138,9 @@ def test_differences_from_the_first_encoder_are_paired_and_stand_in_every_form(c
     columns, cells = comparison.difference_table()
     assert columns == ("encoder", "knn top1", "retrieval r1")
     assert [row[0] for row in cells] == ["hog", "pixels"]
+    _, points = comparison.difference_table(percent=True)
+    assert all(re.fullmatch(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]", cell) for row in points for cell in row[1:])
+    assert all(re.fullmatch(r"\d+\.\d% \[\d+\.\d%, \d+\.\d%\]", cell) for row in comparison.table(percent=True)[1] for cell in row[2:])
     assert all(re.fullmatch(r"[+-]\d\.\d{4} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", cell) for row in cells for cell in row[1:])
 
 

@@ -28,6 +28,7 @@ from stjepa_cli.evaluation.probes.base import ProbeResult
 from stjepa_cli.evaluation.report import FILES, confusion, shown_protocol, write_report
 from stjepa_cli.evaluation.results import EvaluationInputs, EvaluationResult
 from stjepa_cli.models.student import Student
+from stjepa_cli.viz import html
 from tests.browser import BROWSER, look, measure
 
 CPU = Runtime("cpu")
@@ -299,6 +300,17 @@ class TestBrowser:
         assert found["out"] == []
         assert found["images"] == found["shown"] == 1 + 2 * 4 + 3 * 6
         assert found["height"] > 2000
+
+    def test_the_confusion_matrix_is_dark_on_a_dark_screen(self, wrong: EvaluationResult, tmp_path: Path) -> None:
+        write_report(wrong, tmp_path, pictures=False)
+        picture = re.search(r'<img class="picture drawn"[^>]*>', (tmp_path / "report.html").read_text())
+        assert picture is not None
+        (tmp_path / "page.html").write_text(html.page("matrix", [picture[0]]))
+        light, dark = (
+            look(tmp_path / "page.html", tmp_path / str(dark), dark=dark)[:, 40:140, 40:140].float().mean() for dark in (False, True)
+        )
+        assert light > 180
+        assert dark < 90
 
     def test_it_is_light_or_dark_as_the_screen_asks(self, page: Path, tmp_path: Path) -> None:
         light, dark = look(page, tmp_path / "light"), look(page, tmp_path / "dark", dark=True)

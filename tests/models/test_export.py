@@ -104,7 +104,7 @@ def test_a_release_says_where_it_comes_from_and_not_from_which_folders(release: 
         assert "ssv2/train" in text
         assert "1" * 64 in text
         assert "/home/someone" not in text
-    assert 'license: "cc-by-nc-4.0"' in card.split("---")[1]
+    assert "license: cc-by-nc-4.0" in card.split("---")[1]
     assert json.loads(data)["model_type"] == "stjepa"
 
 
@@ -188,6 +188,7 @@ def test_what_is_no_release_is_told_in_one_sentence(checkpoint: Path, release: P
         (lambda data: data.pop("clip"), "is incomplete"),
         (lambda data: data.update(pixel_std=[1.0]), "pixel_std needs one value per colour channel"),
         (lambda data: data["student"].update(dim=32), r"another student than config\.json describes: embed\.bias: got \(16,\), exp"),
+        (lambda data: data["student"].update(dim=4096), "another student than is described with it: got [0-9,]+ numbers, exp"),
         (lambda data: data["student"].update(num_joint=2), r"joint\.1\.\S+: got none, expected \("),
         (lambda data: data["student"].update(num_joint=0), r"joint\.0\.\S+: got \(.*\), expected none"),
     ],
@@ -294,11 +295,27 @@ def test_torchscript_gives_the_same_tokens_where_this_package_is_not(checkpoint:
     assert read_config(tmp_path / "out").clip == SPEC
 
 
+def test_a_damaged_torchscript_export_is_told_by_us_and_by_sha256sum(checkpoint: Path, tmp_path: Path) -> None:
+    folder = export(checkpoint, tmp_path / "out", "torchscript").out
+    assert subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True).returncode == 0
+    whole = (folder / "student.pt").read_bytes()
+    for place in (len(whole) // 3, len(whole) - 10):
+        (folder / "student.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"student\.pt is damaged"):
+            FORMATS["torchscript"].load(folder)
+    (folder / "student.pt").unlink()
+    with pytest.raises(CheckpointError, match="a file is missing"):
+        FORMATS["torchscript"].load(folder)
+    (folder / "student.pt").write_bytes(whole)
+    (folder / "SHA256SUMS").unlink()  # as an earlier version wrote it
+    assert FORMATS["torchscript"].load(folder)(clips(1)).shape[0] == 1
+
+
 def test_onnx_gives_the_same_tokens_at_any_batch_size(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     result = export(checkpoint, tmp_path / "out", "onnx")
-    assert result.files == ("README.md", "config.json", "student.onnx")
+    assert result.files == ("README.md", "SHA256SUMS", "config.json", "student.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "student.onnx"), providers=["CPUExecutionProvider"])
     for batch_size in (1, 2, 5):
         (tokens,) = session.run(["tokens"], {"clips": clips(batch_size).numpy()})

@@ -318,6 +318,17 @@ def test_a_cache_may_be_opened_twice_and_two_caches_of_one_list_agree_in_its_dig
     assert one.clips_digest == two.clips_digest != LatentStore.open(rich).clips_digest
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "5", "null", '"x"', "{}", "[" * 10_000, '{"zarr_format": 3, "node_type": "group", "attributes": 5}']
+)
+@pytest.mark.parametrize("name", ["zarr.json", "mean/zarr.json", "matrix/zarr.json"])
+def test_a_projection_whose_description_is_damaged_is_refused_in_words(filled: Path, tmp_path: Path, name: str, text: str) -> None:
+    cache = Path(shutil.copytree(filled, tmp_path / "copy"))
+    (cache / "projection" / name).write_text(text)
+    with pytest.raises(CacheError, match=r"the projection of the cache .* is damaged"):
+        LatentStore.open(cache).projection()
+
+
 def test_an_edited_header_or_projection_is_refused(cache: Path) -> None:
     original = (cache / "zarr.json").read_text()
     for edit, message in (({"surprise": 1}, "surprise"), ({"split": "validation"}, "was edited"), ({"num_clips": 99}, "was edited")):

@@ -24,7 +24,7 @@ from stjepa_cli.data.loader import ClipFeed, Request, batch_rows, steps_per_epoc
 from stjepa_cli.data.sampling import views_of
 from stjepa_cli.data.training_clips import CachedClips
 from stjepa_cli.data.video import read_clip
-from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path
+from stjepa_cli.models.checkpoint import checkpoint_path, list_checkpoints, optimizer_path, read_header
 from stjepa_cli.models.student import load_student
 from stjepa_cli.models.tensor_file import read_tensors
 from stjepa_cli.store.latent_store import LatentStore
@@ -112,6 +112,14 @@ def test_a_finished_run_is_left_alone(run: RunConfig) -> None:
     assert (again.steps, again.loss_first, again.loss_last, again.clips_per_second) == (9, first.loss_first, first.loss_last, 0.0)
 
 
+def test_a_finished_run_whose_metrics_are_lost_says_that_its_losses_are_unknown(run: RunConfig) -> None:
+    whole = pretrain(run)
+    (run.checkpoints / "metrics.jsonl").write_bytes(b"\xff\xfe[[[")
+    again = pretrain(run)
+    assert (again.steps, again.checkpoint) == (whole.steps, whole.checkpoint)
+    assert (again.loss_first, again.loss_last, again.val_loss) == (None, None, None)
+
+
 def test_another_run_in_the_folder_is_refused_by_name_and_replaced_when_asked(run: RunConfig) -> None:
     pretrain(run)
     other = replace(run, seed=5)
@@ -194,8 +202,36 @@ def test_the_learning_rate_rises_then_falls_to_its_floor() -> None:
     rates = [learning_rate(step, 100, config, 64) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert rates[10:] == sorted(set(rates[10:]), reverse=True)
+    assert rates[10] < 1.0
+    assert rates[-1] == 0.01
+
+
+@pytest.mark.parametrize(("warmup", "total_steps"), [(0.1, 2), (0.0, 3), (0.99, 10), (0.5, 12)])
+def test_the_last_step_has_the_final_rate_however_short_the_run(warmup: float, total_steps: int) -> None:
+    config = OptimizerConfig(lr=1.0, warmup=warmup, final_lr=0.01)
+    rates = [learning_rate(step, total_steps, config, 64) for step in range(total_steps)]
+    assert (max(rates), rates[-1]) == (1.0, 0.01)
+    assert learning_rate(0, 1, config, 64) == 1.0  # a single step learns
+
+
+def test_the_schedule_of_earlier_runs_ends_one_step_before_its_final_rate() -> None:
+    config = OptimizerConfig(lr=1.0, warmup=0.1, final_lr=0.01)
+    rates = [learning_rate(step, 100, config, 64, schedule=1) for step in range(101)]
+    assert rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.505)
+    assert rates[99] > rates[100] == 0.01
+
+
+def test_a_run_says_its_schedule_and_goes_on_with_the_one_that_it_began_with(run: RunConfig) -> None:
+    earlier = replace(run, schedule=1)
+    pretrain(replace(earlier, max_steps=1))
+    result = pretrain(run)
+    assert read_header(Path(result.checkpoint)).run.schedule == 1
+    assert "schedule = 1\n" in (run.checkpoints / "run.toml").read_text()
+    assert read_header(Path(pretrain(run, fresh=True).checkpoint)).run.schedule == 2
+    last = [json.loads(line) for line in (run.checkpoints / "metrics.jsonl").read_text().splitlines() if '"lr"' in line][-1]
+    assert last["lr"] == pytest.approx(run.optimizer.peak_lr(run.batch_size) * run.optimizer.final_lr)
 
 
 def test_an_empty_cache_a_missing_one_and_missing_videos_are_told(run: RunConfig, tmp_path: Path) -> None:
@@ -266,4 +302,4 @@ class Notes:
 def test_a_run_on_the_gpu_learns_too(run: RunConfig) -> None:
     result = pretrain(replace(run, device="cuda", epochs=6))
     assert result.device.startswith("cuda")
-    assert result.loss_last < result.loss_first
+    assert losses(run)[-1] < losses(run)[0]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +16,12 @@ import pytest
 from stjepa_cli.cache.build import BuildRequest, build
 from stjepa_cli.core.config import OptimizerConfig, PredictorConfig, RunConfig, StudentConfig
 from stjepa_cli.core.errors import CheckpointError, ConfigError
+from stjepa_cli.core.progress import Progress
 from stjepa_cli.core.types import ClipSpec
 from stjepa_cli.models.checkpoint import list_checkpoints, newest_checkpoint, optimizer_path, read_header
 from stjepa_cli.training.pretrain import pretrain
-from stjepa_cli.training.report import load_objective, report
+from stjepa_cli.training.report import ReportResult, load_objective, report, watch
+from stjepa_cli.training.run_folder import hold_run, is_training
 from tests.caches import make_cache
 
 SPEC = ClipSpec(num_frames=4, size_px=32, tubelet=2, patch_px=16)
@@ -213,3 +218,46 @@ def test_the_objective_that_is_rebuilt_is_the_one_that_was_trained(run: Path) ->
     objective = load_objective(path, read_header(path))
     assert not objective.training
     assert not any(parameter.requires_grad for parameter in objective.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------- watching
+
+
+def pages_seen(run: Path, seconds: float, *, spoil: bool = False) -> list[str]:
+    """Watch a run that is held for so many seconds; returns every page that was written."""
+    seen: list[str] = []
+
+    def write(folders: Sequence[Path], *, reload_seconds: int | None = None, progress: Progress) -> ReportResult:
+        if spoil and not seen:
+            seen.append("")
+            raise CheckpointError("there is no checkpoint yet")
+        result = report(folders, clips=0, reload_seconds=reload_seconds, progress=progress)
+        seen.append(Path(result.out).read_text())
+        return result
+
+    with ThreadPoolExecutor(1) as pool:
+        with hold_run(run):
+            watched = pool.submit(watch, [run], every_seconds=1, write=write)
+            time.sleep(seconds)
+        assert watched.result(timeout=60).step == 3
+    return seen
+
+
+def test_a_watched_page_reloads_itself_until_the_run_ends(run: Path) -> None:
+    *during, last = pages_seen(run, 2.5)
+    assert len(during) >= 2
+    assert all('<meta http-equiv="refresh" content="1">' in page for page in during)
+    assert 'http-equiv="refresh"' not in last
+
+
+def test_watching_goes_on_where_there_is_no_checkpoint_yet(run: Path) -> None:
+    first, *others = pages_seen(run, 2.0, spoil=True)
+    assert first == ""
+    assert 'http-equiv="refresh"' not in others[-1]
+
+
+def test_a_run_that_nobody_trains_is_written_once(run: Path) -> None:
+    assert not is_training(run)
+    pages: list[str] = []
+    watch([run], write=lambda runs, **more: pages.append("x") or report(runs, clips=0, **more))  # type: ignore[func-returns-value]
+    assert pages == ["x"]

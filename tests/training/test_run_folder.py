@@ -18,8 +18,15 @@ from stjepa_cli.core.types import ClipSpec, TeacherCard
 from stjepa_cli.data.training_clips import CachedClips, TrainingClips
 from stjepa_cli.models.checkpoint import CheckpointHeader, checkpoint_path, optimizer_path, write_checkpoint
 from stjepa_cli.store.latent_store import LatentStore
-from stjepa_cli.training.run_folder import hold_run, resume_point
+from stjepa_cli.training.run_folder import Metrics, hold_run, resume_point
 from tests.caches import make_cache
+
+DAMAGED_LINES = [
+    b"", b"[]", b"5", b"null", b"NaN", b"[" * 10_000, b"\xff\xfe\x00", b'{"step": 1e999}', b'{"step": true, "loss": 1}',
+    b'{"step": 3, "loss": "x"}',
+    b'{"step": 3, "loss": null}', b'{"step": 3, "val_loss": []}', b'{"step": 3, "loss": NaN}', b'{"step": 3, "loss": 1' + b"0" * 400 + b"}",
+    b'{"step": ' + b"9" * 5000 + b"}", b'{"step": -1, "loss": 1}', b'{"loss": 1}',
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -53,11 +60,11 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
 ) -> None:
     found = resume_point(run, source)
     assert found is not None
-    assert (found.step, found.damaged) == (6, ())
+    assert (found.header.step, found.damaged) == (6, ())
     spoil(which(run.checkpoints, 6))
     found = resume_point(run, source)
     assert found is not None
-    assert found.step == 3
+    assert found.header.step == 3
 
 
 def test_a_newest_checkpoint_that_cannot_be_read_stops_the_run(run: RunConfig, source: TrainingClips) -> None:
@@ -66,6 +73,21 @@ def test_a_newest_checkpoint_that_cannot_be_read_stops_the_run(run: RunConfig, s
     path.mkdir()  # as root nothing is forbidden: a folder cannot be read either
     with pytest.raises(UnreadableError, match="cannot be read"):
         resume_point(run, source)
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES)
+def test_metrics_keep_what_is_sound_and_pass_over_what_is_damaged(tmp_path: Path, line: bytes) -> None:
+    metrics = Metrics(tmp_path)
+    metrics.path.write_bytes(b'{"step": 1, "loss": 2.5}\n' + line + b'\n{"step": 2, "val_loss": 1.5}\n{"step": 2, "loss": 2.0}\n{"st')
+    assert metrics.losses() == {1: 2.5, 2: 2.0}
+    assert metrics.validations() == {2: 1.5}
+    metrics.keep_until(1)
+    assert metrics.losses() == {1: 2.5}
+
+
+def test_a_lost_file_of_metrics_has_no_losses(tmp_path: Path) -> None:
+    assert Metrics(tmp_path).losses() == {}
+    assert Metrics(tmp_path).last_validation() == {}
 
 
 def test_a_second_process_is_refused_and_told_who_is_there(run: RunConfig) -> None:

@@ -275,7 +275,7 @@ def test_rates_follow_the_batch_and_decay_its_path() -> None:
     assert [replace(config, lr_scaling=kind).peak_lr(16) for kind in ("sqrt", "linear", "none")] == [0.5, 0.25, 1.0]
     from stjepa_cli.training.optim import weight_decay
 
-    path = [weight_decay(step, 10, replace(config, weight_decay=0.1, final_weight_decay=0.5)) for step in range(11)]
+    path = [weight_decay(step, 10, replace(config, weight_decay=0.1, final_weight_decay=0.5)) for step in range(10)]
     assert path[0] == pytest.approx(0.1)
     assert path[-1] == pytest.approx(0.5)
     assert path == sorted(path)
@@ -449,6 +449,17 @@ def test_the_batches_on_the_gpu_are_those_on_the_host(run: RunConfig) -> None:
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A4000 Laptop GPU", None),
+        ("NVIDIA A40-48Q", 150e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("Tesla T40", None),
+        ("NVIDIA RTX 6000 Ada Generation", 364e12),
+        ("Quadro RTX 6000", None),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("Tesla T4", 65e12),

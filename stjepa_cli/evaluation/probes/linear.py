@@ -6,6 +6,7 @@ mean cross-entropy + strength / 2 * |W|^2 without a penalty on biases, so scikit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,21 @@ class LinearProbe(Probe):
     gives_head = True
 
     def _fit_score(self, train: Features, test: Features, num_classes: int, seed: int) -> ProbeResult:
-        chosen = choose_strength(train, seed)
-        head = fit(train.by_clip(), num_classes, chosen["strength"], FINAL_TOLERANCE)
+        num_fits = 1 + len(STRENGTHS) * len(list(group_splits(train, seed)))
+        with self.runtime.progress.task("linear probe", total=num_fits, unit="fits") as task:
+            chosen = choose_strength(train, seed, task.advance)
+            head = fit(train.by_clip(), num_classes, chosen["strength"], FINAL_TOLERANCE)
+            task.advance()
         return scored_by_clip(head.logits(test.by_clip().values), test, chosen, head)
 
 
-def choose_strength(train: Features, seed: int) -> dict[str, float]:
+def choose_strength(train: Features, seed: int, fitted: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Choose the strength with the best accuracy on held-out groups of train. Of equally good ones the strongest is taken.
+
+    Args:
+        train: R rows.
+        seed: Seed of the groups that are held out.
+        fitted: Called after each fit.
 
     Returns:
         `strength`, and what it was chosen on: `folds` (0 if there is one group, so that the default is taken), `held_out_groups`,
@@ -49,6 +58,7 @@ def choose_strength(train: Features, seed: int) -> dict[str, float]:
             scores = problem.logits(start, held_out.by_clip().values).softmax(dim=1)
             best = problem.classes[scores.view(len(held_out), -1, scores.shape[1]).mean(dim=1).argmax(dim=1)]
             hits[i] += int((best == held_out.labels).sum())
+            fitted()
         groups |= set(held_out.groups)
         num_videos += len(held_out)
         num_folds += 1

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stjepa_cli.core.config import RunConfig, check, check_one_of
+from stjepa_cli.core.config import RunConfig, check, check_between, check_one_of
 from stjepa_cli.data.loader import Batch
 from stjepa_cli.models.layers import init_weights, linear_flops
 from stjepa_cli.models.masking import Mask, gather_tokens, num_hidden_positions
@@ -50,8 +50,7 @@ class LatentSettings:
 
     def __post_init__(self) -> None:
         for name in ("hidden_weight", "visible_weight", "visible_predictor_weight", "dense_weight", "second_weight"):
-            value = getattr(self, name)
-            check(0 <= value < 1e6, f"{name} cannot be negative", got=value)
+            check_between(getattr(self, name), name, 0, 1e6, low="cannot be negative")
         check(0 <= self.dense_fraction <= 1, "dense_fraction is a fraction of the steps", got=self.dense_fraction, expected="0 to 1")
         check_one_of(self.loss, ("cosine", "smooth_l1", "l1"), "loss")
         masked = self.masked and (self.hidden_weight or self.uses_visible)

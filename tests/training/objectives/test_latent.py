@@ -183,7 +183,7 @@ def test_flops_follow_the_mix_of_masked_and_dense_steps() -> None:
         ({"hidden_weight": 0.0, "dense_fraction": 0.5}, "the loss has no term"),
         ({"dense_fraction": 1.5}, "dense_fraction is a fraction of the steps: got 1.5, expected 0 to 1"),
         ({"visible_weight": -1.0}, "visible_weight cannot be negative"),
-        ({"visible_weight": float("nan")}, "visible_weight cannot be negative: got nan"),
+        ({"visible_weight": float("nan")}, "visible_weight is out of range: got nan, expected 0 to 1000000.0"),
         ({"loss": "l3"}, "unknown loss: got 'l3', expected one of cosine, smooth_l1, l1"),
         ({"mask": 3}, r"\[objective\] has an unknown key: got mask"),
     ],
