@@ -80,7 +80,7 @@ def pairs(found: HeadReport) -> dict[str, str]:
     """Return names and figures for people."""
     header, figures = found.header, found.header.report
     ceiling, other = figures["ceiling"], figures["other_task"]
-    counts = [f"{figures[name]:,} {name}" for name in ("judges", "items", "triplets")]
+    counts = [f"{figures[name]:,} {name if figures[name] != 1 else name[:-1]}" for name in ("judges", "items", "triplets")]
     told = {
         "judgements": f"{figures['judgements']:,} ({', '.join(counts)})",
         "raw vectors": f"{percent(figures['agreement']['raw'])} agreement on held-out items",
@@ -107,7 +107,7 @@ def _body(found: HeadReport, title: str, command: str) -> Iterator[str]:
     yield html.paragraph(
         "Agreement is the share of questions in which the nearest candidate is one that the judge chose. Items are divided by lot, a few "
         "times; a head is asked only about items that it was not trained on, among what is left of the question. The interval resamples "
-        "judgements. The strength of the penalty was chosen on the same held-out questions, which flatters the head a little. "
+        "judgements. The strength of the penalty was chosen in half of these splits, which flatters the head a little. "
         "Position bias is how far the chosen places on the screen are from those shown, 0 % for none. Other mode: judgements of another "
         "mode in the same log, on all items.",
         quiet=True,
