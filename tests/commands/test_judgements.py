@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.commands.test_cli import REPOSITORY, Program
+from tests.search.postgres import running
 from tests.search.tables import FOLDERS, write_videos
 from tests.zygote import Zygote
 
@@ -74,3 +75,13 @@ def test_a_video_cannot_be_searched_for_in_the_column_of_a_head(stjepa: Program)
     stjepa("head", "train", "table", "--log", "video", "--mode", "motion", "--out", "video.head")
     stjepa("head", "apply", "table", "video.head", "--column", "by_video")
     assert "written by a head" in stjepa.error("search", "table", "videos/left/0.mp4", "--column", "by_video")
+
+
+def test_heads_work_on_a_table_in_postgresql(stjepa: Program) -> None:
+    with running() as dsn:
+        place = ("clips", "--pgvector", dsn)
+        stjepa("embed", "videos", "--model", "hog", "--num-frames", 4, "--table", *place)
+        stjepa("judgements", "import", "labels.csv", "--log", "server", "--mode", "motion")
+        stjepa("head", "train", *place, "--log", "server", "--mode", "motion", "--out", "server.head")
+        assert stjepa.json("head", "apply", "clips", "server.head", "--column", "motion", *place[1:])["written"] == 6
+        assert stjepa.json("head", "apply", "clips", "server.head", "--column", "motion", *place[1:])["skipped"] == 6
