@@ -19,8 +19,10 @@ from stjepa_cli.commands import (
     download_check,
     embed,
     export,
+    head,
     infer,
     inspect,
+    judgements,
     pretrain,
     report,
     search,
@@ -62,6 +64,8 @@ export.register(app)
 embed.register(app)
 search.register(app)
 search_pages.register(app)
+app.add_typer(judgements.app, name="judgements")
+app.add_typer(head.app, name="head")
 demo.register(app)
 app.add_typer(benchmark.app, name="benchmark")
 

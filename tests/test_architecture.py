@@ -17,8 +17,23 @@ PACKAGE = ROOT / "stjepa_cli"
 
 # which room may import which: the one place where this is written; the architecture page shows the same table
 ROOMS: dict[str, tuple[str, ...]] = {
-    "commands": ("demo", "search", "evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
+    "commands": (
+        "demo",
+        "judgements",
+        "search",
+        "evaluation",
+        "cache",
+        "encoders",
+        "training",
+        "data",
+        "store",
+        "models",
+        "teachers",
+        "viz",
+        "core",
+    ),
     "demo": ("search", "evaluation", "cache", "encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
+    "judgements": ("search", "models", "viz", "core"),
     "search": ("encoders", "data", "store", "models", "teachers", "viz", "core"),
     "evaluation": ("encoders", "training", "data", "store", "models", "teachers", "viz", "core"),
     "cache": ("data", "store", "teachers", "core"),
@@ -57,6 +72,7 @@ HOMES = {
     "pyarrow": {"search/arrow.py"},
     "psycopg": {"search/indexes/_postgres.py"},
     "pgvector": {"search/indexes/_postgres.py"},
+    "sqlite3": {"judgements/events.py"},
     "umap": {"search/overview/similar.py"},
 }
 
@@ -97,7 +113,7 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_one_page_of_files_and_a_docstring_that_says_its_purpose(room: str) -> None:
-    most = MOST_FILES + (4 if room == "commands" else 0)  # one file for each command
+    most = MOST_FILES + (6 if room == "commands" else 0)  # one file for each command
     assert len([path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"]) <= most
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     told = ast.get_docstring(tree) or ""

@@ -38,7 +38,7 @@ class TensorInfo:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all, with digests of its tensors and of `metadata`.
+    """Write a safetensors file, whole or not at all, with digests of its tensors and of `metadata`. The same content is the same bytes.
 
     Raises:
         StjepaError: The disk is full or cannot be written.
@@ -46,8 +46,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sealed = {**metadata, DIGESTS: json.dumps({name: tensor_digest(tensor) for name, tensor in plain.items()}, sort_keys=True)}
     sealed[SEAL] = _seal(sealed)
-    with replacing(path) as part:
-        part.write_bytes(save(plain, sealed))
+    data = memoryview(save(plain, sealed))
+    header, start = _in_order(data)
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(header)
+        file.write(data[start:])
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -123,6 +126,16 @@ def tensor_digest(tensor: Tensor) -> str:
     found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _in_order(data: memoryview) -> tuple[bytes, int]:
+    """Return the header of a file with its metadata in alphabetical order (safetensors shuffles them), and where the tensors start."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # as safetensors aligns the tensors
+    return len(text).to_bytes(8, "little") + text, start
 
 
 def _seal(metadata: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from stjepa_cli.search.filters import fields, parse
 from stjepa_cli.search.indexes.base import NEAREST, Index
 from stjepa_cli.search.parts import Framing
 from stjepa_cli.search.reading import Item, Reader
-from stjepa_cli.search.records import OK, Column, Row, Vector
+from stjepa_cli.search.records import HEAD, OK, Column, Row, Vector
 
 USUAL_COLUMN = "video_embedding"
 
@@ -215,6 +215,9 @@ def _read_vector(path: Path, column: Column) -> Vector:
 
 def _embed(uri: str, column: Column, model: str, runtime: Runtime) -> tuple[Query, Vector]:
     """Embed a video as the rows of a column were embedded."""
+    if column.model.startswith(HEAD):
+        fix = "Search for the id of a row. A video without one is embedded first, then the head applied again."
+        raise ConfigError(f"column {column.name} was written by a head, from stored vectors; a video cannot be searched for in it", fix=fix)
     encoder = Encoder.load(model, runtime, column.num_frames or None)
     check_digest(model, encoder.digest, column)
     place = location(uri)

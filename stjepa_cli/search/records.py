@@ -33,6 +33,9 @@ FIXED = (
 )
 """The columns that every table has, in their order."""
 
+HEAD = "head "
+"""Start of the model of a column that a head has written from another column."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,57}")
 
 

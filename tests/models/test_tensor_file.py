@@ -106,3 +106,12 @@ def test_the_umask_decides_who_may_read(tmp_path: Path, umask: int, mode: int) -
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {name: name for name in "hgfedcba"}
+    for number in range(4):
+        write_tensors(tmp_path / str(number), {"a.x": torch.ones(3), "a.y": torch.zeros(2, 2)}, metadata)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+    assert read_metadata(tmp_path / "0") == metadata
+    assert torch.equal(read_tensors(tmp_path / "0")["a.x"], torch.ones(3))
