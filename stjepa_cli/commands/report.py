@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +57,8 @@ def report(
             clips=clips,
         )
         folders = runs or [places.checkpoints_dir()]
+        if watch:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a last page is written that does not reload itself
         return report.watch(folders, every_seconds=every, write=write, progress=progress) if watch else write(folders, progress=progress)
 
     console.run_command(call, render=_show, as_json=as_json)

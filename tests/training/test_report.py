@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -275,3 +278,18 @@ def test_a_watch_that_is_stopped_leaves_a_page_that_does_not_reload(run: Path) -
     with hold_run(run), pytest.raises(KeyboardInterrupt):
         watch([run], every_seconds=1, write=write)
     assert asked == [1, None]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_watch_with_a_page_that_does_not_reload(run: Path, tmp_path: Path, number: signal.Signals) -> None:
+    page = tmp_path / "page.html"
+    options = ["--watch", "--every", "60", "--clips", "0", "--out", str(page)]
+    with hold_run(run):
+        watching = subprocess.Popen([sys.executable, "-m", "stjepa_cli", "report", str(run), *options], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not page.is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert 'http-equiv="refresh"' in page.read_text()
+        watching.send_signal(number)
+        assert watching.wait(timeout=60) == 130
+    assert 'http-equiv="refresh"' not in page.read_text()
