@@ -206,9 +206,10 @@ def _describe(objective: Objective, run: RunConfig, source: TrainingClips, progr
     student, card = objective.student, source.teacher
     if source.stores:
         progress.note(f"latents of {card.name}, licence {card.licence}: {card.clip}")
+    masks = "no mask" if run.objective.get("dense_fraction") == 1 else f"mask ratio {run.mask_ratio}"
     progress.note(
         f"student {run.preset}: {num_parameters(student) / 1e6:.2f} M parameters"
         f" + {(num_parameters(objective) - num_parameters(student)) / 1e6:.2f} M beside it,"
-        f" {objective.flops() / 1e9:.2f} GFLOP per clip forward with {run.recipe or run.objective['name']}, mask ratio {run.mask_ratio}"
+        f" {objective.flops() / 1e9:.2f} GFLOP per clip forward with {run.recipe or run.objective['name']}, {masks}"
         f" ({student.flops() / 1e9:.2f} for the student on all tokens)"
     )
