@@ -13,7 +13,9 @@ from stjepa_cli.core.progress import Progress
 if TYPE_CHECKING:
     from stjepa_cli.judgements.files import Exported, Imported
 
-_HELP = "Import judgements of what is similar into a log, and export them.\n\nExample: stjepa judgements export judgements.sqlite answers.jsonl"
+_HELP = (
+    "Import judgements of what is similar into a log, and export them.\n\nExample: stjepa judgements export judgements.sqlite answers.jsonl"
+)
 app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Log = Annotated[Path, typer.Option(metavar="LOG", help="Log of judgements, an SQLite file.")]
