@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from stjepa_cli.data.video import Video, cut_clips
 from stjepa_cli.encoders.fingerprints import ABSENT, fingerprint
 from stjepa_cli.search.parts import ALL, WHOLE, Framing, Part, frames_of
 from stjepa_cli.search.records import Known, row_id
+
+WHOLE_BYTES = 64 << 20
+"""Files up to this size are hashed as a whole, which takes a fraction of the time of decoding them."""
 
 PARTS_AT_ONCE = 8
 """Parts of a video that are in memory together; a file of many parts is opened once for each such group."""
@@ -143,14 +147,19 @@ def _facts(video: Video) -> dict[str, float | int | None]:
 
 
 def _version(place: Location) -> str:
-    """Return a fingerprint of a file's content.
+    """Return a fingerprint of a file's content, 16 hex digits.
+
+    It is the sha256 of a local file of up to `WHOLE_BYTES`, covers the size, both ends and the middle of a larger one, and what the
+    store says of a remote one.
 
     Raises:
         VideoError: There is no such file, or it cannot be read.
     """
-    if not is_local(place):
-        with reading(place):
+    with reading(place):
+        if not is_local(place):
             return digest(remote_version(place))[:16]
+        if place.is_file() and place.stat().st_size <= WHOLE_BYTES:
+            return hashlib.sha256(place.read_bytes()).hexdigest()[:16]
     found = fingerprint(place)
     if found == ABSENT:
         Video(place)  # says what is wrong with it

@@ -175,6 +175,17 @@ def test_a_file_that_has_changed_is_embedded_again_in_every_column(clips: Path, 
     assert counts(run(clips, table, Recipe("second"))) == (6, 1, 5, 0)
 
 
+def test_a_single_byte_anywhere_in_a_file_counts(clips: Path, table: str) -> None:
+    video = clips / "002.mp4"
+    box = bytes(200_000)
+    whole = video.read_bytes() + (8 + len(box)).to_bytes(4, "big") + b"free" + box
+    video.write_bytes(whole)
+    run(clips, table)
+    assert counts(run(clips, table)) == (6, 0, 6, 0)
+    video.write_bytes(whole[:-60_000] + b"x" + whole[-59_999:])
+    assert counts(run(clips, table)) == (6, 1, 5, 0)
+
+
 class TestOutput:
     def test_frames_are_a_vector_per_time_step(self, clips: Path, table: str) -> None:
         result = run(clips, table, Recipe("steps", "frames"), limit=2)
