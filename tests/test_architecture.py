@@ -55,7 +55,7 @@ PLUGIN_FOLDERS = (
     "search.engines",
     "search.indexes",
 )
-MOST_FILES = 14
+MOST_FILES = 15
 HOMES = {
     "zarr": {"store/arrays.py"},
     "crc32c": {"store/shard_format.py"},
@@ -65,7 +65,7 @@ HOMES = {
     "rich": {"commands/console.py", "commands/progress.py"},
     "PIL": {"viz/images.py"},
     "simplejpeg": {"store/frames.py"},
-    "ray": {"cache/engines/ray.py", "search/engines/ray.py"},
+    "ray": {"core/cluster.py", "cache/engines/ray.py", "search/engines/ray.py"},
     "huggingface_hub": {"core/hub.py"},
     "onnxruntime": {"models/formats.py"},
     "lancedb": {"search/indexes/lancedb.py"},

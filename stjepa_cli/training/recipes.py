@@ -35,13 +35,13 @@ RECIPES: dict[str, Recipe] = {
         {"name": "latent", "hidden_weight": 0.0, "dense_fraction": 1.0},
         0.75,
         "plain distillation of every token through a linear head, nothing hidden",
-        "best or level with the best in equal time, for every teacher and geometry that was run",
+        "best in equal time for a teacher that saw the labels, about level with `mixed` for others",
     ),
     "mixed": Recipe(
         {"name": "latent", "hidden_weight": 1.0, "visible_weight": 1.0},
         0.75,
         "masked latent prediction (SALT, arXiv 2509.24317) and a linear head on visible tokens (UMT, arXiv 2303.16058)",
-        "level with `dense` for hog at a third of its cost per clip; far below it for a teacher that saw the labels",
+        "a third of the cost of `dense` per clip; about level with it, but far below for a teacher that saw the labels",
     ),
     "st-jepa": Recipe(
         {"name": "latent", "hidden_weight": 1.0},
@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
         {"name": "latent", "hidden_weight": 1.0, "visible_weight": 1.0, "dense_fraction": 0.5},
         0.75,
         "`mixed` and `dense` in turn, step by step at random",
-        "between `mixed` and `dense`, in cost and in accuracy",
+        "between `mixed` and `dense` in cost; no better than the better of the two",
     ),
     "umt": Recipe(
         {"name": "latent", "hidden_weight": 0.0, "visible_weight": 1.0},

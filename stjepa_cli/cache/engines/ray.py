@@ -1,4 +1,4 @@
-"""Fills shards on the machines of a Ray cluster, one worker per GPU; the next shard goes to whichever worker is free. The one user of ray.
+"""Fills shards on the machines of a Ray cluster, one worker per GPU; the next shard goes to whichever worker is free.
 
 ```text
 driver: holds the part, hands out shards        worker (one per GPU): store, videos, teacher opened once
@@ -12,25 +12,21 @@ of a shard that a lost worker had stored are in the journal of the shard, and th
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from typing import Any
 
 from stjepa_cli.cache.engines._workers import Worker, WorkerPlan, plan_workers
 from stjepa_cli.cache.engines.base import Engine, Job
 from stjepa_cli.cache.shard_builder import BuildCounts, OnBatch
+from stjepa_cli.core.cluster import connected, reason
 from stjepa_cli.core.errors import CacheError, NotReadyError, StjepaError, how_to_install
 from stjepa_cli.store.latent_store import LatentStore
 
 ATTEMPTS = 3
 WAIT_NOTE_S = 60.0
-CONNECT_TIMEOUT_S = 10.0
-OBJECT_STORE_BYTES = 100_000_000  # of a local instance: only counts go through it, and Ray's default is a third of the memory
 
 
 class Ray(Engine):
@@ -162,8 +158,8 @@ class _WorkerPool:
                 raise error  # a bug, with the traceback of the worker
             task = "workers are lost while they start" if shard is None else f"shard {shard} has cost {ATTEMPTS} workers"
             fix = "Look for the cause in Ray's logs (mostly memory), then run the same command again; --engine local shows more."
-            raise StjepaError(task, got=_reason(error), fix=fix) from error
-        self.progress.note(f"lost {what} ({_reason(error)}); trying again elsewhere")
+            raise StjepaError(task, got=reason(error), fix=fix) from error
+        self.progress.note(f"lost {what} ({reason(error)}); trying again elsewhere")
         if shard is not None:
             self.todo.append(shard)
         self._start_worker()
@@ -176,52 +172,11 @@ def machines() -> list[tuple[int, int]]:
     return [(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in ray.nodes() if node["Alive"]]
 
 
-@contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Stay connected to the cluster at `address` while the block runs, or to a local instance that ends with it.
-
-    A program that is already connected stays connected to the cluster of its choice.
-
-    Raises:
-        NotReadyError: There is no cluster at the address, or one of other versions.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        _check_listening(address or "local")
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (OSError, RuntimeError, ValueError) as error:
-        what = f"the Ray cluster at {address} cannot be used" if address else "Ray does not start on this machine"
-        raise NotReadyError(what, got=_reason(error), fix="Type `ray status --address HOST:6379` to see what is there.") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_listening(address: str) -> None:
-    """Connect to HOST:PORT once, because Ray itself gives up only after many minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-
-
 def _kill(worker: Any) -> None:
     """End a worker at once; the journal of its shard keeps the rows that were safe."""
     import ray
 
     ray.kill(worker, no_restart=True)
-
-
-def _reason(error: Exception) -> str:
-    """Return what happened, without Ray's indented details."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
-    return (lines[-1] if lines else type(error).__name__)[:200]
 
 
 plugin = Ray

@@ -11,15 +11,14 @@ same command goes on where it was.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stjepa_cli.core.errors import ConfigError, NotReadyError, StjepaError, how_to_install
+from stjepa_cli.core.cluster import connected
+from stjepa_cli.core.errors import ConfigError, StjepaError
 from stjepa_cli.core.progress import SILENT
 from stjepa_cli.core.runtime import Runtime
 from stjepa_cli.search.embedding import Embedded, Recipe, embed_items
@@ -32,7 +31,6 @@ CHUNK = 32
 """Videos per task of a worker."""
 AHEAD = 2
 """Tasks per worker that are under way, so that no worker waits for the driver."""
-OBJECT_STORE_BYTES = 200_000_000  # of a local instance; rows pass through it, and Ray's default is a third of the memory
 
 
 class Worker:
@@ -66,7 +64,7 @@ class Ray(Engine):
 
     def ready(self) -> AbstractContextManager[None]:
         """Connect to the cluster; a program that is connected already stays so."""
-        return _connected(self.address)
+        return connected(self.address)
 
     def run(self, job: Job) -> Iterator[Embedded]:
         import ray
@@ -120,29 +118,6 @@ def _plan(runtime: Runtime) -> tuple[int, dict[str, float], str]:
         raise ConfigError("the Ray cluster has no GPU", got=f"--device {runtime.device}", fix=fix)
     each = max(1, min(runtime.workers, cpus))
     return max(1, cpus // each), {"num_cpus": each}, "cpu"
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    try:
-        import ray
-    except ImportError as error:
-        raise NotReadyError("ray is not installed", fix=how_to_install(extra="ray")) from error
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (OSError, RuntimeError, ValueError) as error:
-        what = f"the Ray cluster at {address} cannot be used" if address else "Ray does not start on this machine"
-        raise NotReadyError(what, got=(str(error).strip().splitlines() or [""])[0][:200], fix="Look at `ray status`.") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 plugin = Ray

@@ -18,7 +18,7 @@ import pytest
 from stjepa_cli.cache.build import BuildRequest, build
 from stjepa_cli.cache.engines._workers import Worker, plan_workers
 from stjepa_cli.cache.engines.base import open_engine
-from stjepa_cli.cache.engines.ray import connected
+from stjepa_cli.core.cluster import connected
 from stjepa_cli.core.errors import CacheError, ConfigError, NotReadyError, StjepaError
 from stjepa_cli.core.progress import SILENT
 from stjepa_cli.core.runtime import Runtime
